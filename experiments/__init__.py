@@ -1,0 +1,1 @@
+"""Experiments: one phenomenon a folder. Imported as ``lmech.experiments.NAME``."""

@@ -1,0 +1,91 @@
+"""Gradient descent sharpens until λ₁ = 2/η, and then stays there (Cohen et al. 2021)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lmech.collecting import Run
+from lmech.plotting import colors, paper_figure
+
+WINDOW = 100  # steps: long against the period-2 oscillation, short against the descent
+LOSS_STEPS = (1000, 2000, 4000)
+
+
+def predict(config: dict[str, Any]) -> float:
+    """Largest λ₁ at which gradient descent on a quadratic is stable: 2/η."""
+    return 2 / config["optimizer"]["learning_rate"]
+
+
+def measure(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run; sharpness in units of the run's 2/η. NaN where the run never got there.
+
+    ``initial``: at step 0. ``crossing``: first measured step at or above 1, ``crossing_share``
+    as a share of the run. ``plateau``: mean over the second half of the run, ``lowest`` and
+    ``highest`` its extremes. ``rises``: share of the single steps of the second half that raise
+    the training loss. ``descends``: largest ratio of the mean losses of successive windows of 100
+    steps there (below 1: every window is lower than the last). ``loss_at_N``; ``step_of_99``:
+    first step with 99 % training accuracy.
+    """
+    return pd.DataFrame([_measure(run) for run in runs])
+
+
+def _measure(run: Run) -> dict[str, Any]:
+    sharpness = run.column("sharpness") / predict(run.config)
+    loss = run.column("train_loss")
+    accuracy = run.column("train_accuracy")
+    steps = run.config["steps"]
+    crossing = _first(sharpness >= 1)
+    late = sharpness[sharpness.index >= steps / 2]
+    late_loss = loss[loss.index >= steps / 2]
+    means = late_loss.groupby(late_loss.index // WINDOW).agg(["mean", "size"])
+    windows = means["mean"][means["size"] == WINDOW]
+    return {
+        "job": run.job,
+        "seed": run.config["seed"],
+        "optimizer.learning_rate": run.config["optimizer"]["learning_rate"],
+        "initial": sharpness.iloc[0],
+        "crossing": crossing,
+        "crossing_share": crossing / steps,
+        "plateau": late.mean(),
+        "lowest": late.min(),
+        "highest": late.max(),
+        "rises": (late_loss.diff().dropna() > 0).mean(),
+        "descends": (windows / windows.shift()).max(),
+        **{f"loss_at_{step}": loss.get(step, np.nan) for step in LOSS_STEPS},
+        "step_of_99": _first(accuracy >= 0.99),
+    }
+
+
+def _first(condition: pd.Series) -> float:
+    """The first step at which it holds (NaN: never)."""
+    return float(condition.idxmax()) if condition.any() else np.nan
+
+
+def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
+    """Loss and sharpness against step, one colour a learning rate, 2/η dashed."""
+    fig, (top, bottom) = paper_figure(2)
+    rates = sorted({run.config["optimizer"]["learning_rate"] for run in runs})
+    color = dict(zip(rates, colors(len(rates)), strict=True))
+    first_seed = runs[0].config["seed"]
+    for run in runs:
+        rate = run.config["optimizer"]["learning_rate"]
+        shown = run.config["seed"] == first_seed
+        style = {"color": color[rate], "lw": 1.3 if shown else 0.6, "alpha": 1 if shown else 0.45}
+        loss, sharpness = run.column("train_loss"), run.column("sharpness")
+        top.plot(loss.index, loss, label=f"{rate:g}" if shown else None, **style)
+        bottom.plot(sharpness.index, sharpness, **style)
+        if shown:
+            bottom.axhline(predict(run.config), color=color[rate], lw=1, ls=(0, (4, 3)))
+    top.set(yscale="log", ylabel="training loss")
+    steps = runs[0].config["steps"]
+    highest = max(run.column("sharpness").max() for run in runs)
+    bottom.set(xlabel="step", ylabel=r"sharpness $\lambda_1$", xlim=(0, steps))
+    bottom.set_ylim(0, 1.15 * highest)
+    bottom.annotate(
+        r"dashed: $2/\eta$", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8
+    )
+    top.legend(title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates)))
+    return fig

@@ -1,0 +1,165 @@
+"""From resolved configs to what the engine takes: a program, its inputs and its data."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hydra.utils import get_method, instantiate
+
+from lmech import datasets, engine, optimizers, planning, sampling, seeds
+from lmech.config import Config, ConfigError
+from lmech.datasets import Data
+from lmech.engine import Inputs, Program, Stop
+from lmech.problem import Problem
+
+
+class Batch(NamedTuple):
+    """Arguments of ``engine.train`` for jobs that share a program."""
+
+    program: Program
+    inputs: Inputs
+    data: Data
+    rates: Callable[[np.ndarray], np.ndarray]
+    batches: Callable[[np.ndarray], np.ndarray] | None
+
+
+def load_data(config: Config) -> Data:
+    """The dataset's arrays in the config's precision. Raises ConfigError for an impossible one."""
+    dtype = config["precision"]["dtype"]
+    data = planning.load_data(config)
+    n = len(data.train.x)
+    for key in ("batch_size", "microbatch"):
+        if config[key] is not None and config[key] > n:
+            raise ConfigError(f"{key}={config[key]}, but there are {n} training examples")
+
+    def cast(array: np.ndarray) -> np.ndarray:
+        return array if np.issubdtype(array.dtype, np.integer) else array.astype(dtype)
+
+    return jax.tree.map(cast, data)
+
+
+def build_problem(config: Config, data: Data) -> Problem:
+    """The model on this data: init, apply, loss."""
+    factory = get_method(config["model"]["_target_"])
+    takes_outputs = "outputs" in inspect.signature(factory).parameters
+    model = instantiate(
+        config["model"], **({"outputs": datasets.outputs(data)} if takes_outputs else {})
+    )
+    example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
+
+    def init(key: jax.Array) -> Any:
+        return model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x)
+
+    return Problem(init, apply, instantiate(config["loss"]))
+
+
+def _hyperparameters(config: Config) -> dict[str, float]:
+    return {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
+
+
+def _optimizer(config: Config) -> optimizers.Optimizer:
+    node = config["optimizer"]
+    static = {k: v for k, v in node.items() if k != "_target_" and not isinstance(v, float)}
+    return optimizers.optimizer(get_method(node["_target_"]), **static)
+
+
+def build_program(config: Config, data: Data, longest: int) -> Program:
+    """The static part, shared by all jobs of a group; ``longest`` is their largest horizon."""
+    observables, every = {}, {}
+    for name, node in config["observables"].items():
+        every[name] = node["every"]
+        rest = {key: value for key, value in node.items() if key != "every"}
+        observables[name] = instantiate(rest)
+    mode = config["execution"]["mode"]
+    if mode == "auto":
+        mode = "map" if jax.default_backend() == "cpu" else "vmap"
+    return Program(
+        problem=build_problem(config, data),
+        optimizer=_optimizer(config),
+        observables=observables,
+        every=every,
+        batch_size=config["batch_size"],
+        microbatch=config["microbatch"],
+        capacity=engine.chunk_capacity(every, longest, config["execution"]["chunk"]),
+        mode=mode,
+    )
+
+
+def build_inputs(configs: Sequence[Config], problem: Problem) -> Inputs:
+    """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
+    dtype = configs[0]["precision"]["dtype"]
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+
+    def stack(trees: Sequence[Any], dtype: str) -> Any:
+        return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
+
+    def threshold(key: str, never: float) -> np.ndarray:
+        values = [config["stop"][key] for config in configs]
+        return np.asarray([never if value is None else value for value in values], dtype)
+
+    return Inputs(
+        seeds=stack([seeds.stream_seeds(c["seed"], c["seeds"]) for c in configs], "uint32"),
+        hyperparameters=stack([_hyperparameters(c) for c in configs], dtype),
+        scales=stack([instantiate(c["parametrization"])(shapes) for c in configs], dtype),
+        horizon=np.asarray([c["steps"] for c in configs], "int32"),
+        stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
+    )
+
+
+def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarray]:
+    """``steps [S] → rates [M, S]``: each job's peak rate times its schedule."""
+    schedules = [instantiate(config["schedule"]) for config in configs]
+    dtype = configs[0]["precision"]["dtype"]
+
+    def rates(steps: np.ndarray) -> np.ndarray:
+        rows = [
+            config["optimizer"]["learning_rate"] * schedule(steps, config["steps"])
+            for config, schedule in zip(configs, schedules, strict=True)
+        ]
+        return np.asarray(rows, dtype)
+
+    return rates
+
+
+def minibatches(
+    configs: Sequence[Config], examples: int
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """``steps [S] → indices [M, S, B]``, or None for full-batch training."""
+    size = configs[0]["batch_size"]
+    if size is None:
+        return None
+    streams = [seeds.stream_seeds(c["seed"], c["seeds"])["batches"] for c in configs]
+    return lambda steps: np.stack([sampling.minibatches(s, steps, examples, size) for s in streams])
+
+
+def build(configs: Sequence[Config]) -> Batch:
+    """Everything the engine takes for jobs of one group."""
+    first = configs[0]
+    data = load_data(first)
+    program = build_program(first, data, max(config["steps"] for config in configs))
+    return Batch(
+        program=program,
+        inputs=build_inputs(configs, program.problem),
+        data=data,
+        rates=learning_rates(configs),
+        batches=minibatches(configs, len(data.train.x)),
+    )
+
+
+def check(batch: Batch) -> None:
+    """Trace every function of the program, compiling nothing.
+
+    What an observable or a model cannot do on this problem is then known before anything is
+    written. Raises what they raise (ValueError with a message for the user).
+    """
+    jax.eval_shape(
+        lambda inputs, data: engine.first_measurements(batch.program, inputs, data),
+        jax.tree.map(lambda a: a[0], batch.inputs),
+        batch.data,
+    )

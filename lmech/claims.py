@@ -1,0 +1,127 @@
+"""Claims: a measured number, the interval it was predicted to lie in, and a verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from lmech.config import ConfigError
+
+Verdict = Literal["holds", "fails", "undetermined"]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Claim(TypedDict):
+    """A claim as its experiment's YAML states it, before the run."""
+
+    claim: str
+    """The claim in words."""
+    quantity: str
+    """Column of the experiment's measurements."""
+    interval: tuple[float | None, float | None]
+    """Where the quantity must lie, ends included; null: unbounded."""
+    source: str
+    """Where the interval comes from: theory, the paper, or seeds (which)."""
+    expected: Literal["holds", "fails", "open"]
+    """*fails* for a negative control; *open* decides nothing."""
+    unit: NotRequired[str]
+    predicted: NotRequired[float | None]
+    """The theory's or the paper's own number, if it has one."""
+    where: NotRequired[dict[str, Any]]
+    """Only the measurements with these values (or lists of them) in these columns."""
+    aggregate: NotRequired[Literal["every", "mean", "median"]]
+    """What must lie there: every measurement (default), their mean or their median."""
+
+
+AGGREGATES = {"mean": np.mean, "median": np.median}
+
+
+def parse(claims: Any) -> list[Claim]:
+    """The claims of an experiment's config. Raises ConfigError that names the claim."""
+    adapter = TypeAdapter(Claim)
+    parsed = []
+    for number, claim in enumerate(claims):
+        try:
+            parsed.append(adapter.validate_python(claim))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, (number, *problem["loc"])))
+            raise ConfigError(f"experiment.claims.{place}: {problem['msg'].lower()}") from None
+    return parsed
+
+
+def _selected(measurements: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    for key, wanted in where.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        measurements = measurements[measurements[key].isin(values)]
+    return measurements
+
+
+def _inside(values: np.ndarray, interval: tuple[float | None, float | None]) -> np.ndarray:
+    low, high = interval
+    above = values >= (-np.inf if low is None else low)
+    return above & (values <= (np.inf if high is None else high))
+
+
+def verdict(
+    values: Sequence[float], interval: tuple[float | None, float | None], expected: str
+) -> Verdict:
+    """*holds* if all values lie inside, *fails* if all lie outside, *undetermined* if one is NaN.
+
+    Some in and some out counts against what was expected: every seed must satisfy a claim, and
+    every seed must fail a negative control.
+    """
+    numbers = np.asarray(values, float)
+    if not len(numbers) or np.isnan(numbers).any():
+        return "undetermined"
+    inside = _inside(numbers, interval)
+    if inside.all():
+        return "holds"
+    if inside.any() and expected == "fails":
+        return "holds"
+    return "fails"
+
+
+def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
+    """The claim's line of claims.json, from one row a measured unit (a job, a seed, a pair).
+
+    ``measurements`` has the claim's quantity as a column, ``job`` or ``jobs``, and whatever
+    ``where`` selects by. Raises ConfigError if the quantity is none of its columns.
+    """
+    if claim["quantity"] not in measurements:
+        known = ", ".join(map(str, measurements))
+        raise ConfigError(f"claim '{claim['claim']}': no quantity {claim['quantity']} in {known}")
+    rows = _selected(measurements, claim.get("where", {}))
+    values = rows[claim["quantity"]].astype(float).to_numpy()
+    aggregate = claim.get("aggregate", "every")
+    judged = values if aggregate == "every" else [AGGREGATES[aggregate](values)]
+    seeds = sorted(rows["seed"].unique().tolist()) if "seed" in rows else []
+    return {
+        "claim": claim["claim"],
+        "measured": float(np.mean(judged)) if len(values) else None,
+        "predicted": claim.get("predicted"),
+        "interval": claim["interval"],
+        "verdict": verdict(judged, claim["interval"], claim["expected"]),
+        "expected": claim["expected"],
+        "unit": claim.get("unit", ""),
+        "seeds": seeds,
+        "source": claim["source"],
+        "jobs": rows["job"].tolist() if "job" in rows else [],
+        "where": claim.get("where", {}),
+        "aggregate": aggregate,
+        "values": values.tolist(),
+    }
+
+
+def exit_code(results: Sequence[Mapping[str, Any]]) -> int:
+    """0 if every verdict is the expected one, 1 if one contradicts it, else 2: one is undetermined.
+
+    Open claims decide nothing.
+    """
+    decided = [result for result in results if result["expected"] != "open"]
+    against = {"holds": "fails", "fails": "holds"}
+    if any(result["verdict"] == against[result["expected"]] for result in decided):
+        return 1
+    return 2 if any(result["verdict"] == "undetermined" for result in decided) else 0

@@ -1,0 +1,188 @@
+"""The `lmech` command."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lmech import claims, config, formats
+from lmech.config import ConfigError
+
+if TYPE_CHECKING:
+    from lmech.reproducing import Outcome
+
+USAGE = """\
+lmech: a lab bench for learning mechanics
+
+  lmech KEY=VALUE …                      train one run, e.g. lmech dataset=digits steps=500
+  lmech -m KEY=VALUE,VALUE …             train a sweep: every combination
+  lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
+                                         the experiment's own sweep, its claims, figure, report
+  lmech list [GROUP|keys]                experiments, models, datasets, … or every key
+  lmech collect DIR [--to FILE]          results as one table: .parquet or .csv
+  lmech verify                           golden numbers beside this machine's
+
+Keys follow Hydra's grammar; `lmech list keys` shows them with their defaults. Results go to
+outputs/<name>/<sweep>/ (see the README); a run that is already there is not run again.
+
+exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict is not the expected
+            one · 2 a verdict is undetermined, or the command line is wrong
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors of the user are one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    try:
+        return _dispatch(words)
+    except (ConfigError, FileNotFoundError, PermissionError) as error:
+        print(f"lmech: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nlmech: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "reproduce": _reproduce,
+        "list": _list,
+        "collect": _collect,
+        "verify": _verify,
+    }
+    if words[0] in commands:
+        return commands[words[0]](words[1:])
+    overrides = [word for word in words if word not in ("-m", "--multirun")]
+    if overrides and "=" not in overrides[0]:
+        raise ConfigError(f"no command '{overrides[0]}'{config.nearest(overrides[0], commands)} (see lmech --help)")
+    return _run(overrides, multirun=overrides != words)
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"lmech {name}", description=description, allow_abbrev=False)
+
+
+def _run(overrides: list[str], multirun: bool) -> int:
+    from lmech import planning
+
+    plain, sweep = planning.split_sweeps(overrides)
+    if sweep and not multirun:
+        raise ConfigError(f"{next(iter(sweep))} has several values: write lmech -m for a sweep")
+    from lmech import reproducing
+
+    return _close(reproducing.run(plain, sweep, _command(["-m"] * multirun + overrides)))
+
+
+def _reproduce(words: list[str]) -> int:
+    parser = _parser("reproduce", "Run an experiment's own sweep and judge its claims.")
+    parser.add_argument("experiment", help="a name from `lmech list experiment`")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a swept key may get values a,b,c"
+    )
+    parser.add_argument("--scale", default="default", help="default: minutes on a CPU; or paper")
+    options = parser.parse_intermixed_args(words)
+    from lmech import reproducing
+
+    command = _command(["reproduce", *words])
+    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, command)
+    return _close(outcome)
+
+
+def _command(words: Sequence[str]) -> str:
+    return shlex.join(["lmech", *words])
+
+
+def _close(outcome: "Outcome") -> int:
+    """The closing table and lines; the exit code."""
+    terminal = Console()
+    if outcome.claims:
+        terminal.print(claims_table(outcome.claims))
+    for job, trace in outcome.failures.items():
+        print(f"failed: {job}: {trace}")
+    counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts.items() if count)
+    print(f"runs:   {counts}")
+    print(f"folder: {outcome.folder}")
+    for name in ("figure.png", "report.html"):
+        if (outcome.folder / name).is_file():
+            print(f"{name.partition('.')[0] + ':':8}{outcome.folder / name}")
+    if outcome.failures:
+        return 1
+    return claims.exit_code(outcome.claims)
+
+
+def claims_table(judged: Sequence[dict[str, Any]]) -> Table:
+    """Claim, measured, predicted, verdict, expected."""
+    table = Table("claim", "measured", "range", "predicted", "verdict", "expected")
+    for claim in judged:
+        good = claim["expected"] in ("open", claim["verdict"])
+        table.add_row(
+            claim["claim"],
+            f"{formats.number(claim['measured'])} {claim['unit']}".strip(),
+            formats.spread(claim["values"]),
+            formats.interval(claim["interval"]),
+            f"[{'green' if good else 'red'}]{claim['verdict']}[/]",
+            claim["expected"],
+        )
+    return table
+
+
+def _list(words: list[str]) -> int:
+    parser = _parser("list", "What there is to choose from.")
+    parser.add_argument("what", nargs="?", help="a config group, or `keys`")
+    what = parser.parse_args(words).what
+    if what == "keys":
+        for key, value in config.keys(config.compose([])).items():
+            print(f"{key}={'null' if value is None else value}")
+        return 0
+    groups = config.groups()
+    if what is not None and what not in groups:
+        hint = config.nearest(what, [*groups, "keys"])
+        raise ConfigError(f"no group '{what}'{hint} (groups: {', '.join(groups)}; or keys)")
+    for group in [what] if what else groups:
+        print(group)
+        for option in groups[group]:
+            print(f"  {option:20} {config.describe(group, option)}")
+    return 0
+
+
+def _collect(words: list[str]) -> int:
+    parser = _parser("collect", "Results as one table, one row a run and step.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--to", type=Path, help="FILE.parquet or FILE.csv (default: print a part)")
+    options = parser.parse_args(words)
+    from lmech.collecting import collect
+
+    frame = collect(options.folder)
+    writers = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
+    if options.to is None:
+        print(frame)
+        return 0
+    if options.to.suffix not in writers:
+        raise ConfigError(f"--to {options.to}: write a file that ends in {' or '.join(writers)}")
+    writers[options.to.suffix](options.to, index=False)
+    print(f"{len(frame)} rows: {options.to}")
+    return 0
+
+
+def _verify(words: list[str]) -> int:
+    _parser("verify", "Golden numbers beside this machine's.").parse_args(words)
+    from lmech.verifying import TOLERANCE, compare
+
+    rows = compare()
+    table = Table("quantity", "golden", "here", "difference")
+    for row in rows:
+        color = "green" if row.agrees else "red"
+        difference = f"[{color}]{row.ours - row.golden:.1e}[/]"
+        table.add_row(row.quantity, f"{row.golden:.12g}", f"{row.ours:.12g}", difference)
+    Console().print(table)
+    wrong = sum(not row.agrees for row in rows)
+    print(f"{len(rows) - wrong} of {len(rows)} agree within {TOLERANCE:g} (relative above 1)")
+    return int(wrong > 0)

@@ -1,0 +1,294 @@
+"""From a command line to one resolved, validated config.
+
+Hydra composes. What is ours: every key and option is checked before Hydra sees it, so a typo is
+one line that names the nearest valid key, and every value is checked against the type of the
+parameter that it will reach, before anything is compiled or written.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from lmech import paths
+
+Config = dict[str, Any]
+Seed = Annotated[int, Interval(ge=0, lt=2**31)]
+Positive = Annotated[int, Ge(1)]
+Path_ = tuple[str, ...]
+
+# Every key that is not a parameter of some `_target_`.
+KEYS: dict[str, Any] = {
+    "name": str,
+    "output": str,
+    "steps": Annotated[int, Interval(ge=1, lt=2**31)],
+    "batch_size": Positive | None,
+    "microbatch": Positive | None,
+    "seed": Seed,
+    "seeds.init": Seed | None,
+    "seeds.batches": Seed | None,
+    "seeds.noise": Seed | None,
+    "seeds.probes": Seed | None,
+    "stop.train_loss": float | None,
+    "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
+    "execution.mode": Literal["auto", "map", "vmap"],
+    "execution.chunk": Positive,
+    "precision.dtype": Literal["float32", "float64"],
+    "precision.matmul": Literal["highest", "high", "default"],
+}
+# Sections that are one call each; `observables` holds one call an entry.
+CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
+
+
+class ConfigError(ValueError):
+    """A key, option or value that cannot be: one line, with what to write instead."""
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or nothing."""
+    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """Options of each config group."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(paths.conf().iterdir())
+        if folder.is_dir() and any(folder.glob("*.yaml"))
+    }
+
+
+def describe(group: str, option: str) -> str:
+    """First comment line of an option's file: what it is."""
+    lines = (paths.conf() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((line for line in comments if line and not line.startswith("@package")), "")
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides in Hydra's grammar. Raises ConfigError, in one line, for what is none."""
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        if text.startswith(("+", "~")):
+            key = text.lstrip("+~").partition("=")[0]
+            raise ConfigError(f"{text!r}: keys are neither added nor removed here{_hint(key)}")
+        if "=" not in text:
+            raise ConfigError(f"{text!r} is no override: write key=value{_hint(text)}")
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            raise ConfigError(f"{text!r}: {_one_line(error)}") from error
+    return parsed
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _hint(key: str) -> str:
+    return nearest(key, [*groups(), *_leaves(_compose(()))])
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The primary config with these overrides (no sweeps), keys and options checked."""
+    choices = [text for text in overrides if _key(text) in groups()]
+    for text in choices:
+        _check_option(*text.split("=", 1))
+    base = _compose(tuple(choices))
+    known = _leaves(base)
+    for text in overrides:
+        if _key(text) not in groups():
+            check_key(_key(text), known)
+    return _compose(tuple(overrides))
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0]
+
+
+def _check_option(group: str, value: str) -> None:
+    options = groups()[group]
+    if value == "null" and group == "experiment":
+        return
+    wanted = [v.strip() for v in value.strip("[]").split(",")] if group == "observables" else [value]
+    for option in wanted:
+        if option not in options:
+            raise ConfigError(
+                f"{group}={option}: no such option{nearest(option, options)} "
+                f"({group} is one of {', '.join(options)})"
+            )
+
+
+def check_key(key: str, known: Mapping[str, Any]) -> None:
+    """Raise ConfigError, with the nearest key that there is, unless ``key`` may be set."""
+    if key in known:
+        return
+    inner = [path for path in known if path.startswith(f"{key}.")]
+    if inner:
+        raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}")
+    last = key.rpartition(".")[2]
+    same = [path for path in known if path.rpartition(".")[2] == last]
+    hint = f"; did you mean '{same[0]}'?" if same else nearest(key, [*known, *groups()])
+    raise ConfigError(f"unknown key '{key}'{hint or ' (see lmech list keys)'}")
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
+        return hydra_compose("config", list(overrides))
+
+
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    try:
+        return _composed(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _leaves(config: DictConfig) -> dict[str, Any]:
+    """Settable keys, dotted, with their present values."""
+    plain = OmegaConf.to_container(config)
+    leaves = dict(_walk(plain, ()))
+    return {".".join(path): value for path, value in leaves.items() if path[0] != "experiment"}
+
+
+def _walk(node: Any, path: Path_) -> Iterable[tuple[Path_, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _walk(value, (*path, str(key)))
+    else:
+        yield path, node
+
+
+def keys(config: DictConfig) -> dict[str, Any]:
+    """Every key that may be set, and its value."""
+    return _leaves(config)
+
+
+def resolve(config: DictConfig) -> Config:
+    """Plain, resolved and validated: what a job is. Raises ConfigError."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(plain, dict)
+    return validated(typing.cast(Config, plain))
+
+
+def validated(config: Config) -> Config:
+    """The config with every value checked and of its parameter's type (ints become floats)."""
+    _known(config)
+    result = dict(config)
+    for key, kind in KEYS.items():
+        section, _, leaf = key.rpartition(".")
+        if section:
+            result[section] = {
+                **result[section],
+                leaf: check(key, config[section][leaf], kind),
+            }
+        else:
+            result[key] = check(key, config[key], kind)
+    for name in CALLS:
+        result[name] = call(name, config[name])
+    result["observables"] = {
+        name: _observable(name, node) for name, node in config["observables"].items()
+    }
+    _consistent(result)
+    return result
+
+
+def _known(config: Config) -> None:
+    """Raise ConfigError for a key that nothing reads (a YAML file may bring one)."""
+    sections = {key.partition(".")[0] for key in KEYS if "." in key}
+    top = {key for key in KEYS if "." not in key} | sections
+    top |= {*CALLS, "observables", "experiment"}
+    present = set(config)
+    for section in sections & present:
+        present |= {f"{section}.{leaf}" for leaf in config[section]}
+    for key in sorted(present - top - set(KEYS)):
+        raise ConfigError(f"unknown key '{key}'{nearest(key, [*top, *KEYS])}")
+
+
+def _observable(name: str, node: Config) -> Config:
+    path = f"observables.{name}"
+    every = check(f"{path}.every", node.get("every"), Positive)
+    rest = {key: value for key, value in node.items() if key != "every"}
+    return {**call(path, rest), "every": every}
+
+
+def _consistent(config: Config) -> None:
+    for column, threshold in config["stop"].items():
+        if threshold is not None and column not in config["observables"]:
+            raise ConfigError(
+                f"stop.{column}={threshold} needs the observable {column}, which is not recorded; "
+                "add its group to observables=[…]"
+            )
+    if "learning_rate" not in config["optimizer"]:
+        raise ConfigError("optimizer.learning_rate is missing: schedules act on it")
+
+
+def check(key: str, value: Any, kind: Any) -> Any:
+    """``value`` as ``kind`` (strictly: no text for a number), or ConfigError."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    except Exception:  # noqa: BLE001 an annotation that pydantic does not know checks nothing
+        return value
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        hint = nearest(str(value), _choices(kind)) if isinstance(value, str) else ""
+        raise ConfigError(f"{key}={value}: {problem['msg'].lower()}{hint}") from None
+
+
+def _choices(kind: Any) -> list[str]:
+    if typing.get_origin(kind) is Literal:
+        return list(typing.get_args(kind))
+    return [choice for part in typing.get_args(kind) for choice in _choices(part)]
+
+
+def call(path: str, node: Any) -> Config:
+    """A ``_target_`` node whose keys are the target's parameters and whose values fit them."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"{path} needs a _target_")
+    target = node["_target_"]
+    try:
+        function = get_method(target)
+    except Exception as error:
+        raise ConfigError(f"{path}._target_={target}: {_one_line(error)}") from error
+    kinds = _kinds(path, function)
+    for key in node:
+        if key != "_target_" and key not in kinds:
+            raise ConfigError(f"unknown key '{path}.{key}': {target} has no such parameter"
+                              f"{nearest(key, kinds)}")
+    return {
+        key: value if key == "_target_" else check(f"{path}.{key}", value, kinds[key])
+        for key, value in node.items()
+    }
+
+
+def _kinds(path: str, function: Any) -> dict[str, Any]:
+    """What each parameter may be: its annotation if it is ours or the user's, else by its name."""
+    parameters = inspect.signature(function).parameters
+    if path != "optimizer":
+        hints = typing.get_type_hints(function, include_extras=True)
+        return {name: hints.get(name, Any) for name in parameters}
+    from lmech import optimizers  # imports JAX
+
+    return {name: optimizers.kind(parameter) for name, parameter in parameters.items()}

@@ -1,0 +1,66 @@
+"""What the image datasets share: subsets and standardisation."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from lmech.datasets import Data, Examples
+
+Size = Annotated[int, Ge(1)]
+Standardize = Literal["pixel", "global", "none"]
+
+
+def first(examples: Examples, size: int | None, split: str) -> Examples:
+    """The first ``size`` examples. Raises ValueError if there are not so many."""
+    n = len(examples.x)
+    if size is not None and size > n:
+        raise ValueError(f"dataset.{split}_size={size}, but the {split} split has {n} examples")
+    return Examples(examples.x[:size], examples.y[:size])
+
+
+def moments(x: np.ndarray, standardize: Standardize) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (divisor N) of x [N, …]: per pixel, over all, or 0 and 1.
+
+    Integer sums are exact, so no float64 copy of the whole set is made; a pixel that never
+    varies gets 1 for its standard deviation.
+    """
+    if standardize == "none":
+        return np.zeros(1), np.ones(1)
+    axes = 0 if standardize == "pixel" else tuple(range(x.ndim))
+    exact = np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64
+    count = len(x) if standardize == "pixel" else x.size
+    mean = x.sum(axis=axes, dtype=exact) / count
+    squares = sum(np.square(part.astype(exact)).sum(axis=axes) for part in _parts(x)) / count
+    variance = np.maximum(squares - mean**2, 0)
+    std = np.sqrt(np.where(variance > 1e-12 * np.maximum(mean**2, 1), variance, 1))
+    return np.asarray(mean), np.asarray(std)
+
+
+def _parts(x: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(x, max(1, len(x) // 4096))
+
+
+def prepare(
+    train: Examples,
+    test: Examples,
+    train_size: int | None,
+    test_size: int | None,
+    standardize: Standardize,
+    flatten: bool,
+) -> Data:
+    """Subsets of uint8 images [N, H, W, C] with the *whole* training set's moments.
+
+    Flattened images are channel-major (C, H, W), the order of the published experiments; an MLP
+    does not care, bit-for-bit comparisons do. Unstandardised pixels are in [0, 1].
+    """
+    mean, std = moments(train.x, standardize)
+    scale = 255.0 if standardize == "none" else 1.0
+
+    def ready(examples: Examples) -> Examples:
+        x = (examples.x - mean) / (std * scale)
+        if flatten:
+            x = np.moveaxis(x, -1, 1).reshape(len(x), -1)
+        return Examples(x, examples.y.astype(np.int32))
+
+    return Data(ready(first(train, train_size, "train")), ready(first(test, test_size, "test")))

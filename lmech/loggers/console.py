@@ -1,0 +1,92 @@
+"""Progress on the terminal: live where there is one, a line now and then where there is not."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+from lmech.loggers import Logger, Progress
+
+SHOWN = ("train_loss", "batch_loss", "sharpness")
+
+
+def summary(last: list[dict[str, float]]) -> str:
+    """``train_loss 0.01–0.3 · sharpness 5–19``: the range over the members of what is shown."""
+    parts = []
+    for name in SHOWN:
+        values = [member[name] for member in last if np.isfinite(member.get(name, np.nan))]
+        if values and not (name == "batch_loss" and parts):
+            low, high = (f"{value:.3g}" for value in (min(values), max(values)))
+            parts.append(f"{name} {low}" + (f"–{high}" if low != high else ""))
+    return " · ".join(parts)
+
+
+def _title(progress: Progress) -> str:
+    return f"batch {progress.batch + 1}/{progress.batches}, {progress.members} runs"
+
+
+@contextmanager
+def _live(terminal: Console) -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[rate]:.0f} steps/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+    )
+    with Bar(*columns, console=terminal) as bar:
+        tasks = {}
+
+        def show(progress: Progress) -> None:
+            if progress.batch not in tasks:
+                tasks[progress.batch] = bar.add_task(_title(progress), rate=0, last="")
+            bar.update(
+                tasks[progress.batch],
+                completed=progress.step,
+                total=progress.horizon,
+                rate=progress.rate,
+                last=summary(progress.last),
+            )
+
+        yield show
+
+
+@contextmanager
+def _plain(seconds: float) -> Iterator[Callable[[Progress], None]]:
+    shown = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal shown
+        if time.monotonic() - shown < seconds and progress.step < progress.horizon:
+            return
+        shown = time.monotonic()
+        left = (progress.horizon - progress.step) / progress.rate if progress.rate else float("nan")
+        line = f"{_title(progress)}: step {progress.step}/{progress.horizon}, {progress.rate:.0f} steps/s"
+        print(f"{line}, {left:.0f} s left, {summary(progress.last)}", flush=True)
+
+    yield show
+
+
+def console(seconds: float = 10.0) -> Logger:
+    """A live bar on a terminal; elsewhere a line every ``seconds``."""
+
+    def follow() -> AbstractContextManager[Callable[[Progress], None]]:
+        terminal = Console(file=sys.stdout)
+        return _live(terminal) if terminal.is_terminal else _plain(seconds)
+
+    return follow
+
+
+@contextmanager
+def _nothing() -> Iterator[Callable[[Progress], None]]:
+    yield lambda _: None
+
+
+def silent() -> Logger:
+    """Nothing."""
+    return _nothing

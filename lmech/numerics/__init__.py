@@ -1,0 +1,1 @@
+"""Numerics: pure functions of arrays. No config, no files, no models."""

@@ -1,0 +1,41 @@
+"""Loss and accuracy."""
+
+from typing import Literal
+
+from lmech.observables import Observable, State, Values, memoryless
+from lmech.problem import Evaluation, evaluate, has_labels
+
+Split = Literal["train", "test"]
+
+
+def _evaluation(state: State, split: Split) -> Evaluation:
+    """The step's own forward pass if it saw the whole split, else one of ours."""
+    if split == "train" and state.evaluation is not None:
+        return state.evaluation
+    return evaluate(state.problem, state.params, getattr(state.data, split), state.microbatch)
+
+
+def loss(split: Split = "train") -> Observable:
+    """Mean loss (1/N) Σᵢ ℓ(f(xᵢ), yᵢ) over the split; a scalar, in the loss's own unit."""
+
+    def measure(state: State) -> Values:
+        return {"": _evaluation(state, split).loss}
+
+    return memoryless(measure)
+
+
+def accuracy(split: Split = "train") -> Observable:
+    """Fraction of the split whose largest output is the label's; a scalar in [0, 1].
+
+    Raises ValueError for a dataset with real targets.
+    """
+
+    def measure(state: State) -> Values:
+        if not has_labels(getattr(state.data, split)):
+            raise ValueError(
+                f"{split}_accuracy needs class labels, and this dataset has real targets: "
+                "leave accuracy out of the observables, as in observables=[loss,sharpness]"
+            )
+        return {"": _evaluation(state, split).accuracy}
+
+    return memoryless(measure)

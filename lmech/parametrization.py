@@ -1,0 +1,47 @@
+"""Parametrizations as data: three trees of scalars shaped like the parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from lmech.numerics import trees
+from lmech.problem import Params, Problem
+
+Tree = Any
+
+
+class Scales(NamedTuple):
+    """Per tensor: scale of the model's own init, forward multiplier, learning-rate multiplier."""
+
+    init: Tree
+    multiplier: Tree
+    learning_rate: Tree
+
+
+Parametrization = Callable[[Tree], Scales]  # shapes of the parameters -> three trees of floats
+
+
+def standard() -> Parametrization:
+    """SP: every scale is 1, so the model's own stated init and one global learning rate."""
+
+    def scales(shapes: Tree) -> Scales:
+        ones = jax.tree.map(lambda _: 1.0, shapes)
+        return Scales(ones, ones, ones)
+
+    return scales
+
+
+def parametrize(problem: Problem, scales: Scales) -> Problem:
+    """The problem with the scales in place: multipliers act on weights, so models need no code.
+
+    f(w) = apply(multiplier · w, x), w₀ = init scale · (the model's init).
+    """
+
+    def init(key: jax.Array) -> Params:
+        return trees.multiply(scales.init, problem.init(key))
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return problem.apply(trees.multiply(scales.multiplier, params), x)
+
+    return problem._replace(init=init, apply=apply)

@@ -1,0 +1,45 @@
+"""What the figures share: sizes, colours, and a plain one for any sweep."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from lmech.collecting import Run
+
+WIDTH = 6.4  # inches
+
+
+def colors(count: int) -> list[Any]:
+    """Perceptually ordered colours, dark to light, none too pale for white paper."""
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, count)))
+
+
+def paper_figure(rows: int) -> tuple[Figure, Any]:
+    """A column of panels over one horizontal axis."""
+    fig = Figure(figsize=(WIDTH, 1 + 2.1 * rows), layout="constrained", dpi=150)
+    axes = fig.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, lw=0.5)
+    return fig, axes
+
+
+def curves(runs: Sequence[Run]) -> Figure:
+    """Every scalar observable against step, one line a run: the figure of any sweep."""
+    scalars = [
+        name
+        for name, kind in runs[0].metrics.dtypes.items()
+        if name != "step" and kind != object and "_" not in str(name).removeprefix("train_")
+    ]
+    names = [str(name) for name in scalars] or ["batch_loss"]
+    fig, axes = paper_figure(len(names))
+    for axis, name in zip(axes, names, strict=True):
+        for run, color in zip(runs, colors(len(runs)), strict=True):
+            values = run.column(name)
+            axis.plot(values.index, values, color=color, lw=1)
+        axis.set_ylabel(name)
+    axes[-1].set_xlabel("step")
+    return fig

@@ -1,0 +1,71 @@
+"""A problem: how to initialise, what to compute, what to minimise, on which examples."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmech.datasets import Examples
+from lmech.losses import Loss
+from lmech.numerics import trees
+
+Params = Any
+
+
+class Problem(NamedTuple):
+    """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs [N, C]``, ``loss``."""
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, Any], jax.Array]
+    loss: Loss
+
+
+class Evaluation(NamedTuple):
+    """Means over the examples: loss, and accuracy in [0, 1] (None for real targets)."""
+
+    loss: jax.Array
+    accuracy: jax.Array | None
+
+
+def has_labels(examples: Examples) -> bool:
+    """Whether the targets are class labels, so that there is an accuracy."""
+    return jnp.issubdtype(examples.y.dtype, jnp.integer)
+
+
+def total(problem: Problem, params: Params, examples: Examples) -> tuple[jax.Array, Evaluation]:
+    """Sum of the losses, twice: alone (to differentiate) and with the number of correct labels."""
+    outputs = problem.apply(params, examples.x)
+    loss = problem.loss(outputs, examples.y).sum()
+    if not has_labels(examples):
+        return loss, Evaluation(loss, None)
+    correct = jnp.argmax(outputs, axis=-1) == examples.y
+    return loss, Evaluation(loss, correct.sum(dtype=loss.dtype))
+
+
+def total_loss(problem: Problem) -> Callable[[Params, Examples], jax.Array]:
+    """(params, examples) ↦ Σᵢ ℓᵢ, the form that the curvature operators take."""
+    return lambda params, examples: total(problem, params, examples)[0]
+
+
+def evaluate(
+    problem: Problem, params: Params, examples: Examples, microbatch: int | None
+) -> Evaluation:
+    """Mean loss and accuracy over the examples."""
+    sums = trees.accumulate(lambda batch: total(problem, params, batch)[1], examples, microbatch)
+    return trees.divide(sums, examples.x.shape[0])
+
+
+def loss_and_gradient(
+    problem: Problem, params: Params, examples: Examples, microbatch: int | None
+) -> tuple[Evaluation, Params]:
+    """Mean loss and accuracy over the examples, and the gradient of the mean loss."""
+
+    def one(batch: Examples) -> tuple[Evaluation, Params]:
+        def differentiated(params: Params) -> tuple[jax.Array, Evaluation]:
+            return total(problem, params, batch)
+
+        gradient, evaluation = jax.grad(differentiated, has_aux=True)(params)
+        return evaluation, gradient
+
+    return trees.divide(trees.accumulate(one, examples, microbatch), examples.x.shape[0])

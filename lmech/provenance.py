@@ -1,0 +1,55 @@
+"""Where a number comes from: versions, commit, machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import cache
+from typing import Any
+
+from lmech import paths
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "hydra-core", "omegaconf")
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(paths.package()), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def _commit() -> dict[str, Any]:
+    """Commit of the checkout that the package runs from (None for an installed wheel)."""
+    tracked = _git("ls-files", "__init__.py")
+    if not tracked:
+        return {"commit": None, "dirty": None}
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
+
+
+def _threads() -> int:
+    """Cores that this process may use: XLA's threads on a CPU."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, device, threads, flags. Imports JAX."""
+    import jax  # noqa: PLC0415 a look at the package alone needs no JAX
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "lmech": importlib.metadata.version("lmech"),
+        **_commit(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+        "threads": _threads(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }

@@ -1,0 +1,131 @@
+"""Experiments: run the sweep, read it back, measure, judge, draw, report."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from lmech import claims as verdicts
+from lmech import collecting, config, planning, plotting, report
+from lmech.config import ConfigError
+from lmech.recorder import atomically, write_json
+
+
+class Experiment(NamedTuple):
+    """An experiment at one scale, before it runs."""
+
+    name: str
+    module: str
+    paper: str
+    overrides: list[str]
+    """What composes its config: the experiment, the scale's overrides, the user's."""
+    sweep: dict[str, list[Any]]
+    claims: list[verdicts.Claim]
+
+
+DEFAULT_SCALE = "default"
+
+
+def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
+    """The experiment's sweep and claims at a scale, with the user's overrides on top.
+
+    An override of a swept key replaces its values. Raises ConfigError.
+    """
+    options = config.groups().get("experiment", [])
+    if name not in options:
+        raise ConfigError(f"no experiment '{name}'{config.nearest(name, options)} (lmech list)")
+    chosen = [f"experiment={name}"]
+    node = OmegaConf.to_container(config.compose(chosen).experiment)
+    assert isinstance(node, dict)
+    scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
+    if scale not in scales:
+        raise ConfigError(
+            f"--scale {scale}: no such scale{config.nearest(scale, scales)} "
+            f"({name} has {', '.join(scales)})"
+        )
+    own = scales[scale]
+    plain, swept = planning.split_sweeps(overrides)
+    for text in plain:
+        key, _, _ = text.partition("=")
+        if key in own["sweep"]:
+            swept[key] = [planning.value(text)]
+    plain = [text for text in plain if text.partition("=")[0] not in own["sweep"]]
+    return Experiment(
+        name=name,
+        module=node["module"],
+        paper=node["paper"],
+        overrides=[*chosen, *own.get("overrides", []), *plain],
+        sweep={**own["sweep"], **swept},
+        claims=verdicts.parse(own["claims"]),
+    )
+
+
+class Outcome(NamedTuple):
+    """What a sweep came to."""
+
+    folder: Path
+    counts: dict[str, int]
+    """Jobs trained now, by status, and those skipped because they were finished."""
+    failures: dict[str, str]
+    """Last line of the traceback of each failed job."""
+    claims: list[dict[str, Any]]
+
+
+def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> Outcome:
+    """Run an experiment's sweep (what is not finished of it) and judge its claims."""
+    experiment = load(name, scale, overrides)
+    folder, counts, failures = _train(experiment.overrides, experiment.sweep)
+    judged = _conclude(experiment, folder, command)
+    return Outcome(folder, counts, failures, judged)
+
+
+def run(overrides: Sequence[str], sweep: dict[str, list[Any]], command: str) -> Outcome:
+    """Train these runs and draw them, without claims."""
+    folder, counts, failures = _train(overrides, sweep)
+    runs = collecting.read_runs(folder)
+    if runs:
+        figure = plotting.curves(runs)
+        title = ", ".join(sweep) or "one run"
+        _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
+    return Outcome(folder, counts, failures, [])
+
+
+def _train(
+    overrides: Sequence[str], sweep: dict[str, list[Any]]
+) -> tuple[Path, dict[str, int], dict[str, str]]:
+    jobs = planning.expand(overrides, sweep)
+    from lmech import running  # noqa: PLC0415 only what trains needs JAX
+
+    first = jobs[0].config
+    name = (first.get("experiment") or {}).get("name", first["name"])
+    return running.run_sweep(jobs, running.folder(name, first["output"], jobs))
+
+
+def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:
+    """Measure, judge and draw from what is on the disk."""
+    module = importlib.import_module(experiment.module)
+    runs = collecting.read_runs(folder)
+    if not runs:
+        return []
+    measurements: pd.DataFrame = module.measure(runs)
+    judged = [verdicts.judge(claim, measurements) for claim in experiment.claims]
+    write_json(folder / "claims.json", judged)
+    headline = (module.__doc__ or "").strip().splitlines()[0]
+    _draw(
+        folder,
+        module.figure(runs, measurements),
+        title=f"{experiment.name}: {headline}",
+        paper=experiment.paper,
+        command=command,
+        claims=judged,
+    )
+    return judged
+
+
+def _draw(folder: Path, figure: Figure, **report_parts: Any) -> None:
+    atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
+    report.write(folder, figure=figure, **{"claims": [], **report_parts})

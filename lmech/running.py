@@ -1,0 +1,248 @@
+"""Run a sweep's batches and write what they leave on disk."""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import yaml
+from hydra.utils import instantiate
+
+from lmech import building, engine, planning
+from lmech.config import ConfigError
+from lmech.engine import TRAINING_PROGRAM, End
+from lmech.loggers import Progress
+from lmech.numerics import trees
+from lmech.numerics.precision import numerics
+from lmech.planning import Job
+from lmech.provenance import provenance
+from lmech.recorder import Recorder, atomically, write_json, write_table, write_weights
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class Clock:
+    """Steps per second since the first record: the compilation is over by then."""
+
+    def __init__(self) -> None:
+        """Not started."""
+        self._first: tuple[float, int] | None = None
+
+    def rate(self, step: int) -> float:
+        """Steps per second up to ``step``, which has just arrived (0 at the first)."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, step)
+        since, at = self._first
+        return (step - at) / (now - since) if now > since else 0.0
+
+
+class Compilations(NamedTuple):
+    """Programs compiled since counting began: all seconds, and the training ones by name."""
+
+    training: list[str]
+    seconds: list[float]
+
+
+@contextmanager
+def count_compilations() -> Iterator[Compilations]:
+    """Count XLA compilations inside the block, by JAX's own monitoring events."""
+    count = Compilations([], [])
+
+    def listen(event: str, duration: float, **labels: Any) -> None:
+        if event == COMPILE_EVENT:
+            count.seconds.append(duration)
+            if labels.get("fun_name", "").removeprefix("jit(").rstrip(")") == TRAINING_PROGRAM:
+                count.training.append(labels["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield count
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def folder(name: str, output: str, jobs: Sequence[Job]) -> Path:
+    """``<output>/<name>/<sweep id>``."""
+    return Path(output) / name / planning.sweep_id(jobs)
+
+
+def run_sweep(
+    jobs: list[Job], target: Path
+) -> tuple[Path, dict[str, int], dict[str, str]]:
+    """Train what is not finished; everything that is known ends up under ``target``.
+
+    Every group's program is traced before anything is written: what cannot work raises
+    ConfigError. A batch that fails marks its jobs failed, with the traceback in each folder, and
+    the others go on. Returns the folder, counts by status (finished jobs count as skipped), and
+    the last line of each failed job's traceback.
+    """
+    todo = [job for job in jobs if not finished(target / job.id, job)]
+    groups = planning.group(todo)
+    for group in groups:
+        _check(group)
+    record = provenance()
+    _write_manifest(target, jobs, groups, record)
+    statuses: dict[str, str] = {}
+    started = time.monotonic()
+    with count_compilations() as compilations, instantiate(jobs[0].config["logger"])() as show:
+        for number, group in enumerate(groups):
+            statuses |= _guarded(group, target, record, number, len(groups), show)
+    ran = time.monotonic() - started
+    kinds = ("done", "diverged", "failed")
+    counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
+    counts["skipped"] = len(jobs) - len(todo)
+    seconds = {"wall": ran, "compile": sum(compilations.seconds)}
+    seconds["run"] = ran - seconds["compile"]
+    if todo or not (target / "summary.json").is_file():
+        summary = {"jobs": len(jobs), **counts, "compilations": len(compilations.training)}
+        write_json(
+            target / "summary.json", {**summary, "seconds": seconds, "provenance": record}
+        )
+    failed = [job.id for job in todo if statuses[job.id] == "failed"]
+    return target, counts, {job: _last_line(target / job / "error.txt") for job in failed}
+
+
+def _last_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
+
+
+def finished(job_folder: Path, job: Job) -> bool:
+    """Whether the job has a result, with every observable that is asked for."""
+    path = job_folder / "result.json"
+    if not path.is_file():
+        return False
+    result = json.loads(path.read_text(encoding="utf-8"))
+    wanted = planning.observable_ids(job.config).items()
+    return result["status"] != "failed" and wanted <= result["observables"].items()
+
+
+def _check(group: Sequence[Job]) -> None:
+    with numerics():
+        try:
+            building.check(building.build([job.config for job in group]))
+        except ConfigError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise ConfigError(planning.innermost(error)) from error
+
+
+def _write_manifest(
+    target: Path, jobs: Sequence[Job], groups: Sequence[Sequence[Job]], record: dict[str, Any]
+) -> None:
+    """One line a job. A skipped job keeps the line of the run that made it."""
+    path = target / "manifest.jsonl"
+    old = {}
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        old = {entry["id"]: entry for entry in map(json.loads, lines)}
+    place = {job.id: number for number, group in enumerate(groups) for job in group}
+    entries = []
+    for job in jobs:
+        fresh = {
+            "id": job.id,
+            "overrides": dict(job.overrides),
+            "group": planning.digest(planning.program_key(job.config)),
+            "batch": place.get(job.id),
+            "execution": record,
+        }
+        entries.append(fresh if job.id in place else old.get(job.id, fresh))
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _guarded(
+    group: Sequence[Job],
+    target: Path,
+    record: dict[str, Any],
+    number: int,
+    batches: int,
+    show: Callable[[Progress], None],
+) -> dict[str, str]:
+    """Run a batch; if it raises, its jobs have failed and say why. Returns their statuses."""
+    try:
+        return _run_batch(group, target, record, number, batches, show)
+    except Exception:  # noqa: BLE001 whatever it is, the other batches go on
+        for job in group:
+            _write_config(target / job.id, job)
+            (target / job.id / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            result = {"id": job.id, "observables": {}, "status": "failed", "provenance": record}
+            write_json(target / job.id / "result.json", result)
+        return {job.id: "failed" for job in group}
+
+
+def _write_config(job_folder: Path, job: Job) -> None:
+    text = yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True)
+    atomically(
+        job_folder / "config.yaml",
+        lambda temporary: temporary.write_text(text, encoding="utf-8"),
+    )
+
+
+def _run_batch(
+    group: Sequence[Job],
+    target: Path,
+    record: dict[str, Any],
+    number: int,
+    batches: int,
+    show: Callable[[Progress], None],
+) -> dict[str, str]:
+    """Train a batch and write its jobs' files."""
+    configs = [job.config for job in group]
+    horizon = max(config["steps"] for config in configs)
+    recorder = Recorder(len(group))
+    with numerics(configs[0]["precision"]["matmul"]):
+        batch = building.build(configs)
+        clock = Clock()
+        for event in engine.train(*batch):
+            if isinstance(event, End):
+                end = event
+                continue
+            recorder.add(event)
+            step = int(event.steps.max(initial=0))
+            rate = clock.rate(step)
+            show(Progress(number, batches, len(group), step, horizon, rate, recorder.last))
+    statuses = {}
+    for member, job in enumerate(group):
+        statuses[job.id] = _write_job(target / job.id, job, member, recorder, end, record)
+    return statuses
+
+
+def _write_job(
+    job_folder: Path,
+    job: Job,
+    member: int,
+    recorder: Recorder,
+    end: End,
+    record: dict[str, Any],
+) -> str:
+    """The job's files; the result last, since it says that the others are whole."""
+    _write_config(job_folder, job)
+    table = recorder.table(member)
+    write_table(job_folder / "metrics.parquet", table)
+    leaves = trees.named_leaves(jax.tree.map(lambda leaf: leaf[member], end.params))
+    step = int(end.step[member])
+    write_weights(job_folder / "weights" / f"{step}.npz", leaves)
+    (job_folder / "error.txt").unlink(missing_ok=True)
+    finite = bool(end.finite[member])
+    losses = table.column("train_loss" if "train_loss" in table.column_names else "batch_loss")
+    known = losses.drop_null().to_numpy()
+    diverged = not finite or bool(known[-1] > known[0])
+    status = "diverged" if diverged else "done"
+    write_json(
+        job_folder / "result.json",
+        {
+            "id": job.id,
+            "observables": planning.observable_ids(job.config),
+            "status": status,
+            "steps": step,
+            "nonfinite_at": None if finite else step,
+            "final": recorder.last[member],
+            "provenance": record,
+        },
+    )
+    return status
