@@ -1,19 +1,20 @@
 """Claims: a measured number, the interval it was predicted to lie in, and a verdict."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, ValidationError
 
-from lmech.config import ConfigError
+from lmech.config import ConfigError, nearest
 
 Verdict = Literal["holds", "fails", "undetermined"]
 
 
-@with_config(ConfigDict(extra="forbid"))
-class Claim(TypedDict):
+@dataclass(frozen=True)
+class Claim:
     """A claim as its experiment's YAML states it, before the run."""
 
     claim: str
@@ -26,13 +27,13 @@ class Claim(TypedDict):
     """Where the interval comes from: theory, the paper, or seeds (which)."""
     expected: Literal["holds", "fails", "open"]
     """*fails* for a negative control; *open* decides nothing."""
-    unit: NotRequired[str]
-    predicted: NotRequired[float | None]
+    unit: str = ""
+    predicted: float | None = None
     """The theory's or the paper's own number, if it has one."""
-    where: NotRequired[dict[str, Any]]
+    where: dict[str, Any] = field(default_factory=dict)
     """Only the measurements with these values (or lists of them) in these columns."""
-    aggregate: NotRequired[Literal["every", "mean", "median"]]
-    """What must lie there: every measurement (default), their mean or their median."""
+    aggregate: Literal["every", "mean", "median"] = "every"
+    """What must lie there: every measurement, their mean or their median."""
 
 
 AGGREGATES = {"mean": np.mean, "median": np.median}
@@ -42,7 +43,10 @@ def parse(claims: Any) -> list[Claim]:
     """The claims of an experiment's config. Raises ConfigError that names the claim."""
     adapter = TypeAdapter(Claim)
     parsed = []
+    known = [field.name for field in fields(Claim)]
     for number, claim in enumerate(claims):
+        for key in set(claim) - set(known):
+            raise ConfigError(f"experiment.claims.{number}: no key '{key}'{nearest(key, known)}")
         try:
             parsed.append(adapter.validate_python(claim))
         except ValidationError as error:
@@ -90,26 +94,26 @@ def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
     ``measurements`` has the claim's quantity as a column, ``job`` or ``jobs``, and whatever
     ``where`` selects by. Raises ConfigError if the quantity is none of its columns.
     """
-    if claim["quantity"] not in measurements:
+    if claim.quantity not in measurements:
         known = ", ".join(map(str, measurements))
-        raise ConfigError(f"claim '{claim['claim']}': no quantity {claim['quantity']} in {known}")
-    rows = _selected(measurements, claim.get("where", {}))
-    values = rows[claim["quantity"]].astype(float).to_numpy()
-    aggregate = claim.get("aggregate", "every")
+        raise ConfigError(f"claim '{claim.claim}': no quantity {claim.quantity} in {known}")
+    rows = _selected(measurements, claim.where)
+    values = rows[claim.quantity].astype(float).to_numpy()
+    aggregate = claim.aggregate
     judged = values if aggregate == "every" else [AGGREGATES[aggregate](values)]
     seeds = sorted(rows["seed"].unique().tolist()) if "seed" in rows else []
     return {
-        "claim": claim["claim"],
+        "claim": claim.claim,
         "measured": float(np.mean(judged)) if len(values) else None,
-        "predicted": claim.get("predicted"),
-        "interval": claim["interval"],
-        "verdict": verdict(judged, claim["interval"], claim["expected"]),
-        "expected": claim["expected"],
-        "unit": claim.get("unit", ""),
+        "predicted": claim.predicted,
+        "interval": claim.interval,
+        "verdict": verdict(judged, claim.interval, claim.expected),
+        "expected": claim.expected,
+        "unit": claim.unit,
         "seeds": seeds,
-        "source": claim["source"],
+        "source": claim.source,
         "jobs": rows["job"].tolist() if "job" in rows else [],
-        "where": claim.get("where", {}),
+        "where": claim.where,
         "aggregate": aggregate,
         "values": values.tolist(),
     }

@@ -25,9 +25,9 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     ``initial``: at step 0. ``crossing``: first measured step at or above 1, ``crossing_share``
     as a share of the run. ``plateau``: mean over the second half of the run, ``lowest`` and
     ``highest`` its extremes. ``rises``: share of the single steps of the second half that raise
-    the training loss. ``descends``: largest ratio of the mean losses of successive windows of 100
-    steps there (below 1: every window is lower than the last). ``loss_at_N``; ``step_of_99``:
-    first step with 99 % training accuracy.
+    the training loss. ``fall``: mean loss of its last window of 100 steps over that of its first;
+    ``descends``: the largest such ratio of successive windows (below 1: each is lower than the
+    last). ``loss_at_N``; ``step_of_99``: first step with 99 % training accuracy.
     """
     return pd.DataFrame([_measure(run) for run in runs])
 
@@ -53,6 +53,7 @@ def _measure(run: Run) -> dict[str, Any]:
         "lowest": late.min(),
         "highest": late.max(),
         "rises": (late_loss.diff().dropna() > 0).mean(),
+        "fall": windows.iloc[-1] / windows.iloc[0] if len(windows) else np.nan,
         "descends": (windows / windows.shift()).max(),
         **{f"loss_at_{step}": loss.get(step, np.nan) for step in LOSS_STEPS},
         "step_of_99": _first(accuracy >= 0.99),
