@@ -1,6 +1,6 @@
 """Claims: a measured number, the interval it was predicted to lie in, and a verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -36,7 +36,11 @@ class Claim:
     """What must lie there: every measurement, their mean or their median."""
 
 
-AGGREGATES = {"mean": np.mean, "median": np.median}
+AGGREGATES: dict[str, Callable[[np.ndarray], Any]] = {
+    "every": np.asarray,
+    "mean": np.mean,
+    "median": np.median,
+}
 
 
 def parse(claims: Any) -> list[Claim]:
@@ -70,7 +74,7 @@ def _inside(values: np.ndarray, interval: tuple[float | None, float | None]) -> 
 
 
 def verdict(
-    values: Sequence[float], interval: tuple[float | None, float | None], expected: str
+    values: Sequence[float] | np.ndarray, interval: tuple[float | None, float | None], expected: str
 ) -> Verdict:
     """*holds* if all values lie inside, *fails* if all lie outside, *undetermined* if one is NaN.
 
@@ -99,8 +103,7 @@ def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
         raise ConfigError(f"claim '{claim.claim}': no quantity {claim.quantity} in {known}")
     rows = _selected(measurements, claim.where)
     values = rows[claim.quantity].astype(float).to_numpy()
-    aggregate = claim.aggregate
-    judged = values if aggregate == "every" else [AGGREGATES[aggregate](values)]
+    judged = np.atleast_1d(AGGREGATES[claim.aggregate](values)) if len(values) else values
     seeds = sorted(rows["seed"].unique().tolist()) if "seed" in rows else []
     return {
         "claim": claim.claim,
@@ -114,7 +117,7 @@ def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
         "source": claim.source,
         "jobs": rows["job"].tolist() if "job" in rows else [],
         "where": claim.where,
-        "aggregate": aggregate,
+        "aggregate": claim.aggregate,
         "values": values.tolist(),
     }
 

@@ -52,17 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "reproduce": _reproduce,
-        "list": _list,
-        "collect": _collect,
-        "verify": _verify,
-    }
+    commands: dict[str, Callable[[list[str]], int]]
+    commands = {"reproduce": _reproduce, "list": _list, "collect": _collect, "verify": _verify}
     if words[0] in commands:
         return commands[words[0]](words[1:])
     overrides = [word for word in words if word not in ("-m", "--multirun")]
     if overrides and "=" not in overrides[0]:
-        raise ConfigError(f"no command '{overrides[0]}'{config.nearest(overrides[0], commands)} (see lmech --help)")
+        hint = config.nearest(overrides[0], commands)
+        raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
     return _run(overrides, multirun=overrides != words)
 
 
@@ -161,7 +158,7 @@ def _collect(words: list[str]) -> int:
     from lmech.collecting import collect
 
     frame = collect(options.folder)
-    writers = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
+    writers: dict[str, Callable[..., Any]] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
     if options.to is None:
         print(frame)
         return 0

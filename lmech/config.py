@@ -126,7 +126,9 @@ def _check_option(group: str, value: str) -> None:
     options = groups()[group]
     if value == "null" and group == "experiment":
         return
-    wanted = [v.strip() for v in value.strip("[]").split(",")] if group == "observables" else [value]
+    wanted = (
+        [v.strip() for v in value.strip("[]").split(",")] if group == "observables" else [value]
+    )
     for option in wanted:
         if option not in options:
             raise ConfigError(
@@ -181,14 +183,19 @@ def keys(config: DictConfig) -> dict[str, Any]:
     return _leaves(config)
 
 
-def resolve(config: DictConfig) -> Config:
-    """Plain, resolved and validated: what a job is. Raises ConfigError."""
+def plain(config: DictConfig) -> Config:
+    """Dicts and lists with interpolations resolved. Raises ConfigError."""
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return typing.cast(
+            Config, OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
-    assert isinstance(plain, dict)
-    return validated(typing.cast(Config, plain))
+
+
+def resolve(config: DictConfig) -> Config:
+    """Plain, resolved and validated: what a job is. Raises ConfigError."""
+    return validated(plain(config))
 
 
 def validated(config: Config) -> Config:
@@ -247,7 +254,7 @@ def check(key: str, value: Any, kind: Any) -> Any:
     """``value`` as ``kind`` (strictly: no text for a number), or ConfigError."""
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    except Exception:  # noqa: BLE001 an annotation that pydantic does not know checks nothing
+    except Exception:
         return value
     try:
         return adapter.validate_python(value, strict=True)
@@ -275,8 +282,9 @@ def call(path: str, node: Any) -> Config:
     kinds = _kinds(path, function)
     for key in node:
         if key != "_target_" and key not in kinds:
-            raise ConfigError(f"unknown key '{path}.{key}': {target} has no such parameter"
-                              f"{nearest(key, kinds)}")
+            raise ConfigError(
+                f"unknown key '{path}.{key}': {target} has no such parameter{nearest(key, kinds)}"
+            )
     return {
         key: value if key == "_target_" else check(f"{path}.{key}", value, kinds[key])
         for key, value in node.items()
@@ -289,6 +297,6 @@ def _kinds(path: str, function: Any) -> dict[str, Any]:
     if path != "optimizer":
         hints = typing.get_type_hints(function, include_extras=True)
         return {name: hints.get(name, Any) for name in parameters}
-    from lmech import optimizers  # imports JAX
+    from lmech import optimizers  # noqa: PLC0415 imports JAX
 
     return {name: optimizers.kind(parameter) for name, parameter in parameters.items()}

@@ -158,7 +158,7 @@ def _chunk(
     count: jax.Array,
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
-    """Up to ``count`` steps of one member: its metrics [capacity], rows written, whether it ended."""
+    """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
     problem = parametrize(program.problem, inputs.scales)
     inside = {name: program.observables[name] for name in memories}
 
@@ -177,7 +177,9 @@ def _chunk(
         examples = data.train
         if batches is not None:
             examples = Examples(*(array[batches[i]] for array in examples))
-        evaluation, gradient = loss_and_gradient(problem, carry.params, examples, program.microbatch)
+        evaluation, gradient = loss_and_gradient(
+            problem, carry.params, examples, program.microbatch
+        )
         memories, values = measure(carry, memories, evaluation)
         finite = jnp.isfinite(evaluation.loss)
         ended = ~finite | _met(inputs.stop, values)
@@ -203,9 +205,7 @@ def _chunk(
     return carry, memories, columns, rows, _copy(carry.ended)
 
 
-def _memory(
-    program: Program, name: str, inputs: Inputs, carry: Carry, data: Data
-) -> Memory:
+def _memory(program: Program, name: str, inputs: Inputs, carry: Carry, data: Data) -> Memory:
     """An observable's memory for one member."""
     return program.observables[name].init(_state(program, inputs, carry, data))
 
@@ -291,9 +291,7 @@ def marks(every: Mapping[str, int], horizon: int, capacity: int) -> list[int]:
         if cadence > 1:
             steps |= set(range(0, horizon, cadence))
     ordered = sorted(steps)
-    filled = [
-        t for a, b in pairwise(ordered) for t in range(a, b, capacity)
-    ]
+    filled = [t for a, b in pairwise(ordered) for t in range(a, b, capacity)]
     return [*filled, horizon]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -86,8 +87,8 @@ def load_data(config: Config) -> Data:
 
 
 def innermost(error: BaseException) -> str:
-    """The message of the error at the root of a chain: Hydra wraps what a target raises."""
-    while error.__cause__ is not None:
+    """The message of what a target raised, out of Hydra's wrapping."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     return str(error)
 
@@ -98,7 +99,7 @@ def _data_checksum(dataset: str) -> str:
     for split in _load(dataset):
         for array in split:
             total.update(f"{array.shape}{array.dtype}".encode())
-            total.update(np.ascontiguousarray(array))
+            total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 
@@ -169,12 +170,12 @@ def expand(overrides: Sequence[str], sweep: Mapping[str, Sequence[Any]]) -> list
         known = configs.keys(base)
         for key in swept_keys:
             configs.check_key(key, known)
-        for values in _combinations(swept_keys):
+        for setting in _combinations(swept_keys):
             composed = base.copy()
-            for key, value in values.items():
+            for key, value in setting.items():
                 OmegaConf.update(composed, key, value)
             resolved = configs.resolve(composed)
-            swept = {key: {**choice, **values}[key] for key in sweep}
+            swept = {key: {**choice, **setting}[key] for key in sweep}
             jobs.append(Job(job_id(resolved), resolved, swept))
     _no_duplicates(jobs)
     return jobs

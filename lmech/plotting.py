@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
 from lmech.collecting import Run
 
@@ -29,17 +30,19 @@ def paper_figure(rows: int) -> tuple[Figure, Any]:
 
 def curves(runs: Sequence[Run]) -> Figure:
     """Every scalar observable against step, one line a run: the figure of any sweep."""
-    scalars = [
-        name
-        for name, kind in runs[0].metrics.dtypes.items()
-        if name != "step" and kind != object and "_" not in str(name).removeprefix("train_")
-    ]
-    names = [str(name) for name in scalars] or ["batch_loss"]
+    names = _scalars(runs[0]) or ["batch_loss"]
     fig, axes = paper_figure(len(names))
     for axis, name in zip(axes, names, strict=True):
         for run, color in zip(runs, colors(len(runs)), strict=True):
             values = run.column(name)
-            axis.plot(values.index, values, color=color, lw=1)
+            axis.plot(values.index, values, color=color, lw=1, label=run.job)
         axis.set_ylabel(name)
     axes[-1].set_xlabel("step")
+    if 1 < len(runs) <= 8:
+        axes[0].legend(title="run", fontsize=7, title_fontsize=7)
     return fig
+
+
+def _scalars(run: Run) -> list[str]:
+    observed = [name for name in run.config["observables"] if name in run.metrics]
+    return [name for name in observed if is_numeric_dtype(run.metrics[name])]

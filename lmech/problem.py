@@ -17,7 +17,7 @@ class Problem(NamedTuple):
     """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs [N, C]``, ``loss``."""
 
     init: Callable[[jax.Array], Params]
-    apply: Callable[[Params, Any], jax.Array]
+    apply: Callable[[Params, Any], Any]
     loss: Loss
 
 

@@ -33,10 +33,10 @@ class Recorder:
                 self.last[member][name] = rows[-1]
 
     def table(self, member: int) -> pa.Table:
-        """``step`` and one column an observable, null where it was not measured."""
+        """``step``, then the observables by name, null where one was not measured."""
         columns = {name: _joined(pieces) for name, pieces in self._pieces[member].items()}
         steps = np.unique(np.concatenate([at for at, _ in columns.values()]))
-        arrays = {name: _spread(steps, *column) for name, column in columns.items()}
+        arrays = {name: _spread(steps, *column) for name, column in sorted(columns.items())}
         return pa.table({"step": pa.array(steps, pa.int64()), **arrays})
 
 
@@ -100,6 +100,6 @@ def write_weights(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, **leaves)
+            np.savez(file, allow_pickle=False, **leaves)
 
     atomically(path, write)

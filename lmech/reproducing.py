@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from lmech import claims as verdicts
 from lmech import collecting, config, planning, plotting, report
@@ -39,8 +38,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     if name not in options:
         raise ConfigError(f"no experiment '{name}'{config.nearest(name, options)} (lmech list)")
     chosen = [f"experiment={name}"]
-    node = OmegaConf.to_container(config.compose(chosen).experiment)
-    assert isinstance(node, dict)
+    node: dict[str, Any] = config.plain(config.compose(chosen))["experiment"]
     scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
     if scale not in scales:
         raise ConfigError(
@@ -101,7 +99,7 @@ def _train(
     from lmech import running  # noqa: PLC0415 only what trains needs JAX
 
     first = jobs[0].config
-    name = (first.get("experiment") or {}).get("name", first["name"])
+    name = first["experiment"]["name"] if first["experiment"] else first["name"]
     return running.run_sweep(jobs, running.folder(name, first["output"], jobs))
 
 

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,9 @@ def count_compilations() -> Iterator[Compilations]:
     """Count XLA compilations inside the block, by JAX's own monitoring events."""
     count = Compilations([], [])
 
-    def listen(event: str, duration: float, **labels: Any) -> None:
+    def listen(event: str, duration_secs: float, **labels: Any) -> None:
         if event == COMPILE_EVENT:
-            count.seconds.append(duration)
+            count.seconds.append(duration_secs)
             if labels.get("fun_name", "").removeprefix("jit(").rstrip(")") == TRAINING_PROGRAM:
                 count.training.append(labels["fun_name"])
 
@@ -71,9 +72,7 @@ def folder(name: str, output: str, jobs: Sequence[Job]) -> Path:
     return Path(output) / name / planning.sweep_id(jobs)
 
 
-def run_sweep(
-    jobs: list[Job], target: Path
-) -> tuple[Path, dict[str, int], dict[str, str]]:
+def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict[str, str]]:
     """Train what is not finished; everything that is known ends up under ``target``.
 
     Every group's program is traced before anything is written: what cannot work raises
@@ -91,7 +90,8 @@ def run_sweep(
     started = time.monotonic()
     with count_compilations() as compilations, instantiate(jobs[0].config["logger"])() as show:
         for number, group in enumerate(groups):
-            statuses |= _guarded(group, target, record, number, len(groups), show)
+            place = partial(Progress, number, len(groups), len(group))
+            statuses |= _guarded(group, target, record, lambda *at, p=place: show(p(*at)))
     ran = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
@@ -100,9 +100,7 @@ def run_sweep(
     seconds["run"] = ran - seconds["compile"]
     if todo or not (target / "summary.json").is_file():
         summary = {"jobs": len(jobs), **counts, "compilations": len(compilations.training)}
-        write_json(
-            target / "summary.json", {**summary, "seconds": seconds, "provenance": record}
-        )
+        write_json(target / "summary.json", {**summary, "seconds": seconds, "provenance": record})
     failed = [job.id for job in todo if statuses[job.id] == "failed"]
     return target, counts, {job: _last_line(target / job / "error.txt") for job in failed}
 
@@ -159,14 +157,12 @@ def _guarded(
     group: Sequence[Job],
     target: Path,
     record: dict[str, Any],
-    number: int,
-    batches: int,
-    show: Callable[[Progress], None],
+    show: Callable[..., None],
 ) -> dict[str, str]:
     """Run a batch; if it raises, its jobs have failed and say why. Returns their statuses."""
     try:
-        return _run_batch(group, target, record, number, batches, show)
-    except Exception:  # noqa: BLE001 whatever it is, the other batches go on
+        return _run_batch(group, target, record, show)
+    except Exception:
         for job in group:
             _write_config(target / job.id, job)
             (target / job.id / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -187,9 +183,7 @@ def _run_batch(
     group: Sequence[Job],
     target: Path,
     record: dict[str, Any],
-    number: int,
-    batches: int,
-    show: Callable[[Progress], None],
+    show: Callable[..., None],
 ) -> dict[str, str]:
     """Train a batch and write its jobs' files."""
     configs = [job.config for job in group]
@@ -204,8 +198,7 @@ def _run_batch(
                 continue
             recorder.add(event)
             step = int(event.steps.max(initial=0))
-            rate = clock.rate(step)
-            show(Progress(number, batches, len(group), step, horizon, rate, recorder.last))
+            show(step, horizon, clock.rate(step), recorder.last)
     statuses = {}
     for member, job in enumerate(group):
         statuses[job.id] = _write_job(target / job.id, job, member, recorder, end, record)

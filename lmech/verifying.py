@@ -106,8 +106,8 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
         return np.full((members, len(at)), rate)
 
     start = _repeated(params, members, "float64")
-    *_, end = engine.train(program, inputs, golden_data(), rates, params=start)
-    return end.params
+    events = engine.train(program, inputs, golden_data(), rates, params=start)
+    return next(event.params for event in events if isinstance(event, engine.End))
 
 
 def _repeated(tree: Any, members: int, dtype: str) -> Any:

@@ -62,10 +62,10 @@ def _measure(run: Run) -> dict[str, Any]:
 
 def _first(condition: pd.Series) -> float:
     """The first step at which it holds (NaN: never)."""
-    return float(condition.idxmax()) if condition.any() else np.nan
+    return min(condition.index[condition], default=np.nan)
 
 
-def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
+def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     """Loss and sharpness against step, one colour a learning rate, 2/η dashed."""
     fig, (top, bottom) = paper_figure(2)
     rates = sorted({run.config["optimizer"]["learning_rate"] for run in runs})
@@ -88,5 +88,7 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     bottom.annotate(
         r"dashed: $2/\eta$", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8
     )
-    top.legend(title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates)))
+    top.legend(
+        title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates))
+    )
     return fig

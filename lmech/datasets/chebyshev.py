@@ -5,12 +5,12 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from lmech.datasets.transforms import Size
 from lmech.datasets import Data, Examples
+from lmech.datasets.transforms import Size
 
 
 def chebyshev(degree: Annotated[int, Ge(1)] = 6, train_size: Size = 20) -> Data:
-    """y = T_degree(x) on linspace(−1, 1, train_size); the test points are the midpoints."""
+    """Y = T_degree(x) on linspace(−1, 1, train_size); the test points are the midpoints."""
 
     def examples(x: np.ndarray) -> Examples:
         y = np.polynomial.chebyshev.Chebyshev.basis(degree)(x)

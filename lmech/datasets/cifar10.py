@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lmech.datasets import Data, Examples
 from lmech.datasets.files import File, Source, expect_size, locate
 from lmech.datasets.transforms import Size, Standardize, prepare
-from lmech.datasets import Data, Examples
 
 # No checksum of the single files is published, only the archive's.
 SOURCE = Source(

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from lmech.datasets.transforms import Size, Standardize, prepare
 from lmech.datasets import Data, Examples
+from lmech.datasets.transforms import Size, Standardize, prepare
 
 
 def digits(

@@ -99,7 +99,7 @@ def _what_to_do(source: Source, error: Exception) -> str:
     folders = " or ".join(str(root / source.folder) for root in _roots())
     hint = "" if os.environ.get("LMECH_DATA") else " (set LMECH_DATA to use a folder of your own)"
     return (
-        f"data not found: put {names} into {folders}{hint}; "
+        f"files not found: put {names} into {folders}{hint}; "
         f"the download from {source.url} failed: {_first_line(error)}"
     )
 

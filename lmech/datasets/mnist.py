@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lmech.datasets import Data, Examples
 from lmech.datasets.files import File, Source, expect_size, locate
 from lmech.datasets.transforms import Size, Standardize, prepare
-from lmech.datasets import Data, Examples
 
 NAMES = tuple(
     f"{split}-{kind}.gz"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
+from rich import progress as progress_bar
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from lmech.loggers import Logger, Progress
 
@@ -16,7 +17,7 @@ SHOWN = ("train_loss", "batch_loss", "sharpness")
 
 def summary(last: list[dict[str, float]]) -> str:
     """``train_loss 0.01–0.3 · sharpness 5–19``: the range over the members of what is shown."""
-    parts = []
+    parts: list[str] = []
     for name in SHOWN:
         values = [member[name] for member in last if np.isfinite(member.get(name, np.nan))]
         if values and not (name == "batch_loss" and parts):
@@ -39,7 +40,7 @@ def _live(terminal: Console) -> Iterator[Callable[[Progress], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[last]}"),
     )
-    with Bar(*columns, console=terminal) as bar:
+    with progress_bar.Progress(*columns, console=terminal) as bar:
         tasks = {}
 
         def show(progress: Progress) -> None:
@@ -62,12 +63,13 @@ def _plain(seconds: float) -> Iterator[Callable[[Progress], None]]:
 
     def show(progress: Progress) -> None:
         nonlocal shown
-        if time.monotonic() - shown < seconds and progress.step < progress.horizon:
+        if time.monotonic() - shown < seconds or not progress.rate:
             return
         shown = time.monotonic()
-        left = (progress.horizon - progress.step) / progress.rate if progress.rate else float("nan")
-        line = f"{_title(progress)}: step {progress.step}/{progress.horizon}, {progress.rate:.0f} steps/s"
-        print(f"{line}, {left:.0f} s left, {summary(progress.last)}", flush=True)
+        left = (progress.horizon - progress.step) / progress.rate
+        place = f"{_title(progress)}: step {progress.step}/{progress.horizon}"
+        speed = f"{progress.rate:.3g} steps/s, {left:.0f} s left"
+        print(f"{place}, {speed}, {summary(progress.last)}", flush=True)
 
     yield show
 

@@ -1,7 +1,7 @@
 """Fully connected networks."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax

@@ -40,7 +40,7 @@ def rayleigh_ritz(basis: jax.Array, image: jax.Array, k: int) -> Ritz:
     values, rotation = jnp.linalg.eigh((projected + projected.T) / 2)
     values, rotation = values[::-1][:k], rotation[:, ::-1][:, :k]
     vectors = basis @ rotation
-    residuals = jnp.linalg.norm(image @ rotation - vectors * values, axis=0)
+    residuals = jnp.linalg.norm(image @ rotation - vectors * values[None], axis=0)
     return Ritz(vectors, values, residuals)
 
 

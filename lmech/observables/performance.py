@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import jax.numpy as jnp
+
 from lmech.observables import Observable, State, Values, memoryless
 from lmech.problem import Evaluation, evaluate, has_labels
 
@@ -36,6 +38,6 @@ def accuracy(split: Split = "train") -> Observable:
                 f"{split}_accuracy needs class labels, and this dataset has real targets: "
                 "leave accuracy out of the observables, as in observables=[loss,sharpness]"
             )
-        return {"": _evaluation(state, split).accuracy}
+        return {"": jnp.asarray(_evaluation(state, split).accuracy)}
 
     return memoryless(measure)

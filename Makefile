@@ -1,0 +1,47 @@
+# `make quickstart` and `make test` need Python ≥ 3.11, make and a package index, nothing else.
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
+
+.PHONY: help quickstart test test-all lint types wheel clean
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(VENV)/installed ## set up, show the edge of stability on real data (about a minute)
+	$(BIN)/lmech reproduce edge_of_stability
+
+test: $(VENV)/installed-dev ## set up, run the fast tests (a few minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed-dev ## all tests, the slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## mypy
+	$(BIN)/mypy
+
+wheel: $(VENV)/installed-dev ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUPPORTED)' \
+		|| { echo "lmech needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

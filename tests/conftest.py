@@ -1,0 +1,32 @@
+"""Fixtures and the strictness that all tests run under."""
+
+import os
+
+import jax
+import pytest
+
+from lmech.numerics.precision import numerics
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """The engine's numerical context."""
+    with numerics():
+        yield
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The user's folder of real data, or skip."""
+    if "LMECH_DATA" not in os.environ:
+        pytest.skip("set LMECH_DATA to a folder with the real datasets")
+    return os.environ["LMECH_DATA"]

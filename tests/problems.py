@@ -1,0 +1,40 @@
+"""Small problems that the tests share."""
+
+from typing import Any
+
+import numpy as np
+
+from lmech import building, config, engine
+from lmech.config import Config
+from lmech.engine import End
+from lmech.recorder import Recorder
+
+SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
+
+
+def job(*overrides: str) -> Config:
+    """A resolved config: a narrow net on 60 digits for 12 steps, unless overridden."""
+    chosen = [o for o in overrides if o.startswith("experiment=")]
+    return config.resolve(config.compose([*chosen, *SMALL, *(set(overrides) - set(chosen))]))
+
+
+def train(configs: list[Config], **replacements: Any) -> tuple[Recorder, End]:
+    """Train the jobs as one batch; ``replacements`` go into the program."""
+    batch = building.build(configs)
+    batch = batch._replace(program=batch.program._replace(**replacements))
+    recorder = Recorder(len(configs))
+    end = None
+    for event in engine.train(*batch):
+        if isinstance(event, End):
+            end = event
+        else:
+            recorder.add(event)
+    assert end is not None
+    return recorder, end
+
+
+def column(recorder: Recorder, member: int, name: str) -> dict[int, Any]:
+    """A member's column by step, where it was recorded."""
+    table = recorder.table(member).to_pydict()
+    pairs = zip(table["step"], table[name], strict=True)
+    return {step: np.asarray(value) for step, value in pairs if value is not None}

@@ -1,0 +1,223 @@
+"""The training loop: what it computes, and what must not change it."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import column, job, train
+
+from lmech import building, engine, running
+from lmech.problem import loss_and_gradient
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def weights(end, member):
+    return np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[member], end.params))[0])
+
+
+def test_gradient_descent_is_the_written_out_recursion():
+    config = job("precision=float64", "steps=5", "optimizer.learning_rate=0.3")
+    batch = building.build([config])
+    member = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
+    params = engine._start(batch.program, member, None).params
+    losses = []
+    for _ in range(5):
+        evaluation, gradient = loss_and_gradient(
+            batch.program.problem, params, batch.data.train, None
+        )
+        losses.append(float(evaluation.loss))
+        params = jax.tree.map(lambda w, g: w - 0.3 * g, params, gradient)
+    recorder, end = train([config])
+    recorded = column(recorder, 0, "train_loss")
+    np.testing.assert_allclose([recorded[t] for t in range(5)], losses, rtol=1e-12)
+    np.testing.assert_allclose(weights(end, 0), ravel_pytree(params)[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_learning_rates_compiles_one_training_program(count):
+    configs = [job(f"optimizer.learning_rate={0.1 * (i + 1)}", f"seed={i}") for i in range(count)]
+    with running.count_compilations() as compilations:
+        train(configs)
+    assert len(compilations.training) == 1
+
+
+def test_a_map_member_is_bit_for_bit_the_single_run():
+    configs = [job(f"optimizer.learning_rate={rate}", f"seed={i}") for i, rate in enumerate((0.1, 0.3))]
+    recorder, end = train(configs, mode="map")
+    for member, config in enumerate(configs):
+        alone, alone_end = train([config], mode="map")
+        assert weights(end, member).tobytes() == weights(alone_end, 0).tobytes()
+        assert recorder.table(member).equals(alone.table(0))
+
+
+def test_a_vmap_member_is_the_single_run_up_to_rounding():
+    configs = [job(f"optimizer.learning_rate={rate}") for rate in (0.1, 0.3)]
+    side_by_side, _ = train(configs, mode="vmap")
+    for member, config in enumerate(configs):
+        alone, _ = train([config], mode="map")
+        ours, single = column(side_by_side, member, "train_loss"), column(alone, 0, "train_loss")
+        np.testing.assert_allclose(list(ours.values()), list(single.values()), rtol=1e-5)
+
+
+def test_observables_between_chunks_change_no_bit_of_the_training():
+    plain, end = train([job("observables=[loss]")])
+    watched, watched_end = train(
+        [job("observables=[loss,sharpness]", "observables.sharpness.every=3")]
+    )
+    assert weights(end, 0).tobytes() == weights(watched_end, 0).tobytes()
+    ours, theirs = column(plain, 0, "train_loss"), column(watched, 0, "train_loss")
+    assert all(ours[t] == theirs[t] for t in range(12))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12, 100])
+def test_the_length_of_a_chunk_changes_nothing(chunk):
+    recorder, end = train([job(f"execution.chunk={chunk}")])
+    reference, reference_end = train([job("execution.chunk=7")])
+    assert weights(end, 0).tobytes() == weights(reference_end, 0).tobytes()
+    assert column(recorder, 0, "train_loss") == column(reference, 0, "train_loss")
+
+
+def test_each_observable_is_recorded_at_its_cadence_and_at_the_end():
+    recorder, _ = train([job("steps=10", "observables.test_loss.every=4")])
+    assert sorted(column(recorder, 0, "train_loss")) == list(range(11))
+    assert sorted(column(recorder, 0, "test_loss")) == [0, 4, 8, 10]
+
+
+def test_members_of_one_batch_may_have_different_horizons():
+    recorder, end = train([job("steps=4"), job("steps=9")])
+    assert end.step.tolist() == [4, 9]
+    assert max(column(recorder, 0, "test_loss")) == 4
+    single, single_end = train([job("steps=4")])
+    assert weights(end, 0).tobytes() == weights(single_end, 0).tobytes()
+    assert column(recorder, 0, "train_loss") == column(single, 0, "train_loss")
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_stop_rule_ends_a_member_where_the_observable_met_it(every):
+    free, _ = train([job("steps=30", "optimizer.learning_rate=0.4")])
+    losses = column(free, 0, "train_loss")
+    threshold = (losses[11] + losses[12]) / 2
+    stopped, end = train(
+        [
+            job(
+                *("steps=30", "optimizer.learning_rate=0.4", f"stop.train_loss={threshold}"),
+                f"observables.train_loss.every={every}",
+            ),
+            job("steps=30", "optimizer.learning_rate=0.1", f"observables.train_loss.every={every}"),
+        ]
+    )
+    assert end.step.tolist() == [12, 30]
+    assert max(column(stopped, 0, "train_loss")) == 12
+    assert column(stopped, 0, "train_loss")[12] <= threshold
+
+
+def test_accuracy_stops_a_member_too():
+    _, end = train(
+        [
+            job(
+                *("steps=300", "optimizer.learning_rate=0.4", "observables=[loss,accuracy]"),
+                "stop.train_accuracy=0.9",
+            )
+        ]
+    )
+    assert 0 < end.step[0] < 300
+
+
+def test_a_diverging_member_is_frozen_and_the_others_go_on():
+    configs = [job("steps=200", f"optimizer.learning_rate={r}") for r in ("1e6", "0.1")]
+    recorder, end = train(configs)
+    assert end.finite.tolist() == [False, True]
+    assert end.step[0] < 200
+    assert end.step[1] == 200
+    last = max(column(recorder, 0, "train_loss"))
+    assert last == end.step[0]
+    assert not np.isfinite(column(recorder, 0, "train_loss")[last])
+    alone, _ = train([configs[1]])
+    assert column(recorder, 1, "train_loss") == column(alone, 0, "train_loss")
+
+
+def test_microbatches_change_only_the_rounding():
+    whole, _ = train([job("precision=float64")])
+    for size in (7, 20, 60):
+        parts, _ = train([job("precision=float64", f"microbatch={size}")])
+        ours, theirs = column(whole, 0, "train_loss"), column(parts, 0, "train_loss")
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-12)
+
+
+def test_minibatches_of_the_whole_set_are_gradient_descent():
+    full, end = train([job("precision=float64")])
+    batched, batched_end = train([job("precision=float64", "batch_size=60")])
+    np.testing.assert_allclose(weights(end, 0), weights(batched_end, 0), rtol=1e-9)
+    ours, theirs = column(full, 0, "batch_loss"), column(batched, 0, "batch_loss")
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-12)
+
+
+def test_the_batch_stream_alone_decides_the_minibatches():
+    first, _ = train([job("batch_size=8", "seed=0"), job("batch_size=8", "seed=0", "seeds.batches=5")])
+    start = [column(first, m, "train_loss")[0] for m in (0, 1)]
+    end = [column(first, m, "train_loss")[12] for m in (0, 1)]
+    assert start[0] == start[1]
+    assert end[0] != end[1]
+
+
+def test_a_schedule_is_data_and_recompiles_nothing():
+    configs = [job("schedule=cosine"), job("schedule=wsd", "schedule.warmup=3"), job()]
+    with running.count_compilations() as compilations:
+        recorder, _ = train(configs)
+    assert len(compilations.training) == 1
+    assert len({column(recorder, m, "train_loss")[12].item() for m in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    "preset", ["gd", "sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "muon"]
+)
+def test_every_optimizer_preset_trains_as_optax_alone_does(preset):
+    config = job(f"optimizer={preset}", "precision=float64", "batch_size=null", "steps=4")
+    batch = building.build([config])
+    node = {k: v for k, v in config["optimizer"].items() if k != "_target_"}
+    factory = optax.contrib.muon if preset == "muon" else getattr(optax, config["optimizer"]["_target_"].split(".")[-1])
+    transformation = factory(**node)
+    member = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
+    params = engine._start(batch.program, member, None).params
+    state = transformation.init(params)
+    for _ in range(4):
+        _, gradient = loss_and_gradient(batch.program.problem, params, batch.data.train, None)
+        updates, state = transformation.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    _, end = train([config])
+    np.testing.assert_allclose(weights(end, 0), ravel_pytree(params)[0], rtol=1e-7, atol=1e-10)
+
+
+def lowered(config):
+    batch = building.build([config])
+    run = engine.compiled(batch.program)
+    carry = run.start((), (batch.inputs, None))
+    memories = {n: f((), (batch.inputs, carry), batch.data) for n, f in run.memory.items()}
+    steps = np.arange(batch.program.capacity)
+    inside = {n: m for n, m in memories.items() if batch.program.every[n] == 1}
+    arguments = ((carry, inside), (batch.inputs, batch.rates(steps), None), 3, batch.data)
+    return run.chunk.lower(*arguments).as_text()
+
+
+def test_a_float32_program_has_no_float64_in_it():
+    text = lowered(job("optimizer=adamw", "observables=[loss,accuracy]"))
+    assert not re.search(r"tensor<[^>]*f64>", text)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("optimizer.learning_rate", ("0.1", "0.2")),
+        ("optimizer.momentum", ("0.5", "0.9")),
+        ("seed", ("0", "3")),
+        ("seeds.init", ("1", "2")),
+        ("stop.train_loss", ("null", "0.1")),
+    ],
+)
+def test_an_input_key_leaves_the_program_text_as_it_is(key, values):
+    texts = {lowered(job("optimizer=momentum", f"{key}={value}")) for value in values}
+    assert len(texts) == 1

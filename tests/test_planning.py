@@ -1,0 +1,109 @@
+"""Jobs, their identities and their groups."""
+
+import sys
+
+import pytest
+
+from lmech import planning
+from lmech.config import ConfigError
+
+FAST = ["dataset=chebyshev", "observables=[loss]"]
+
+
+def ids(*overrides, sweep=None):
+    return [job.id for job in planning.expand([*FAST, *overrides], sweep or {})]
+
+
+def test_a_sweep_is_every_combination_first_key_slowest():
+    jobs = planning.expand(FAST, {"seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
+    assert [tuple(job.overrides.values()) for job in jobs] == [
+        (0, 0.1),
+        (0, 0.2),
+        (1, 0.1),
+        (1, 0.2),
+    ]
+    assert [job.config["seed"] for job in jobs] == [0, 0, 1, 1]
+    assert len({job.id for job in jobs}) == 4
+
+
+def test_command_line_sweeps_follow_hydras_grammar():
+    plain, sweeps = planning.split_sweeps(["seed=range(3)", "optimizer.learning_rate=0.1,0.2", "steps=5"])
+    assert plain == ["steps=5"]
+    assert sweeps == {"seed": [0, 1, 2], "optimizer.learning_rate": [0.1, 0.2]}
+
+
+def test_options_of_a_group_can_be_swept():
+    jobs = planning.expand(FAST, {"optimizer": ["gd", "adam"]})
+    assert [job.config["optimizer"]["_target_"] for job in jobs] == ["optax.sgd", "optax.adam"]
+
+
+@pytest.mark.parametrize(
+    "same",
+    ["logger=none", "observables.train_loss.every=7", "output=there", "name=x", "execution.chunk=3"],
+)
+def test_what_cannot_change_the_training_leaves_the_id(same):
+    assert ids(same) == ids()
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["seed=1", "seeds.init=3", "steps=7", "optimizer.learning_rate=0.2", "model.width=3",
+     "dataset.degree=4", "precision=float64", "loss=cross_entropy", "schedule=cosine"],
+)  # fmt: skip
+def test_what_can_change_the_training_changes_the_id(other):
+    assert ids(other) != ids()
+
+
+def test_an_observables_cadence_changes_its_own_identity_alone():
+    (a,) = planning.expand(FAST, {})
+    (b,) = planning.expand([*FAST, "observables.test_loss.every=7"], {})
+    before, after = planning.observable_ids(a.config), planning.observable_ids(b.config)
+    assert {name for name in before if before[name] != after[name]} == {"test_loss"}
+
+
+def test_the_source_of_a_users_code_enters_the_id(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for constant in ("1.0", "2.0"):
+        (tmp_path / "mine.py").write_text(
+            "from lmech.losses import mse\n"
+            f"def scaled():\n    loss = mse()\n    return lambda f, y: {constant} * loss(f, y)\n"
+        )
+        sys.modules.pop("mine", None)
+        planning._source.cache_clear()
+        found += ids("loss._target_=mine.scaled")
+    assert found[0] != found[1]
+
+
+def test_jobs_that_differ_in_inputs_share_a_program_and_widths_do_not():
+    inputs = planning.expand(FAST, {"seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
+    assert len(planning.group(inputs)) == 1
+    assert len(planning.group(planning.expand(FAST, {"schedule": ["cosine", "wsd"]}))) == 1
+    assert len(planning.group(planning.expand(FAST, {"model.width": [4, 8], "seed": [0, 1]}))) == 2
+
+
+def test_a_sweep_has_the_same_identity_in_any_order():
+    jobs = planning.expand(FAST, {"seed": [0, 1, 2]})
+    assert planning.sweep_id(jobs) == planning.sweep_id(jobs[::-1])
+
+
+def test_two_equal_jobs_are_an_error():
+    with pytest.raises(ConfigError, match="the same"):
+        planning.expand(FAST, {"seed": [1, 1]})
+
+
+def test_an_unknown_swept_key_is_refused_with_a_hint():
+    with pytest.raises(ConfigError, match=r"did you mean 'optimizer.learning_rate'"):
+        planning.expand(FAST, {"optimizer.learning_rte": [0.1]})
+
+
+def test_missing_data_is_one_line_that_says_what_goes_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMECH_DATA", str(tmp_path))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
+    with pytest.raises(ConfigError) as error:
+        planning.expand(["dataset=mnist"], {})
+    message = str(error.value)
+    assert "train-images-idx3-ubyte.gz" in message
+    assert str(tmp_path / "mnist") in message
+    assert "\n" not in message
