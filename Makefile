@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types wheel clean
+.PHONY: help quickstart test test-all lint types bench wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -26,6 +26,9 @@ lint: $(VENV)/installed-dev ## ruff: lint and format
 
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev ## the training step beside a hand-written loop, as ratios
+	$(BIN)/python scripts/bench.py
 
 wheel: $(VENV)/installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel

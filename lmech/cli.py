@@ -100,6 +100,8 @@ def _command(words: Sequence[str]) -> str:
 def _close(outcome: "Outcome") -> int:
     """The closing table and lines; the exit code."""
     terminal = Console()
+    if not terminal.is_terminal:
+        terminal = Console(width=140)  # a log file wraps nothing
     if outcome.claims:
         terminal.print(claims_table(outcome.claims))
     for job, trace in outcome.failures.items():

@@ -5,7 +5,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from pandas.api.types import is_numeric_dtype
 
 from lmech.collecting import Run
@@ -26,6 +28,14 @@ def paper_figure(rows: int) -> tuple[Figure, Any]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.5)
     return fig, axes
+
+
+def log_scale(axis: Axes) -> None:
+    """Logarithmic vertical axis with plain numbers at 1, 2 and 5 times the powers of ten."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def curves(runs: Sequence[Run]) -> Figure:

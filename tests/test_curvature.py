@@ -39,7 +39,10 @@ def test_the_hessian_of_softmax_regression_is_the_written_out_one():
         "model.depth=0", "model.bias=false", "loss=cross_entropy", "dataset.train_size=20"
     )
     p = jax.nn.softmax(problem.apply(params, examples.x))
-    blocks = [np.kron(np.outer(x, x), np.diag(q) - np.outer(q, q)) for x, q in zip(examples.x, p, strict=True)]
+    blocks = [
+        np.kron(np.outer(x, x), np.diag(q) - np.outer(q, q))
+        for x, q in zip(examples.x, p, strict=True)
+    ]
     expected = np.mean(blocks, axis=0)
     np.testing.assert_allclose(dense(problem, params, examples), expected, atol=1e-12)
 
@@ -121,7 +124,9 @@ def test_more_eigenpairs_than_parameters_is_a_clear_error():
         *("dataset=chebyshev", "dataset.train_size=20", "model.width=1", "model.depth=0"),
         "observables=[loss,sharpness]",
     )
-    with pytest.raises(ValueError, match=r"8 dimensions.*2 parameters: lower observables.sharpness.k"):
+    with pytest.raises(
+        ValueError, match=r"8 dimensions.*2 parameters: lower observables.sharpness.k"
+    ):
         building.check(building.build([config]))
 
 

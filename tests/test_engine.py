@@ -46,7 +46,9 @@ def test_any_number_of_learning_rates_compiles_one_training_program(count):
 
 
 def test_a_map_member_is_bit_for_bit_the_single_run():
-    configs = [job(f"optimizer.learning_rate={rate}", f"seed={i}") for i, rate in enumerate((0.1, 0.3))]
+    configs = [
+        job(f"optimizer.learning_rate={rate}", f"seed={i}") for i, rate in enumerate((0.1, 0.3))
+    ]
     recorder, end = train(configs, mode="map")
     for member, config in enumerate(configs):
         alone, alone_end = train([config], mode="map")
@@ -157,7 +159,9 @@ def test_minibatches_of_the_whole_set_are_gradient_descent():
 
 
 def test_the_batch_stream_alone_decides_the_minibatches():
-    first, _ = train([job("batch_size=8", "seed=0"), job("batch_size=8", "seed=0", "seeds.batches=5")])
+    first, _ = train(
+        [job("batch_size=8", "seed=0"), job("batch_size=8", "seed=0", "seeds.batches=5")]
+    )
     start = [column(first, m, "train_loss")[0] for m in (0, 1)]
     end = [column(first, m, "train_loss")[12] for m in (0, 1)]
     assert start[0] == start[1]
@@ -179,7 +183,11 @@ def test_every_optimizer_preset_trains_as_optax_alone_does(preset):
     config = job(f"optimizer={preset}", "precision=float64", "batch_size=null", "steps=4")
     batch = building.build([config])
     node = {k: v for k, v in config["optimizer"].items() if k != "_target_"}
-    factory = optax.contrib.muon if preset == "muon" else getattr(optax, config["optimizer"]["_target_"].split(".")[-1])
+    factory = (
+        optax.contrib.muon
+        if preset == "muon"
+        else getattr(optax, config["optimizer"]["_target_"].split(".")[-1])
+    )
     transformation = factory(**node)
     member = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
     params = engine._start(batch.program, member, None).params

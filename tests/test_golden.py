@@ -30,7 +30,9 @@ def preset_losses():
     """Training loss after 12 steps of each optimizer preset, in float64."""
     losses = {}
     for optimizer in OPTIMIZERS:
-        recorder, _ = train([job("precision=float64", f"optimizer={optimizer}", "dataset.train_size=70")])
+        recorder, _ = train(
+            [job("precision=float64", f"optimizer={optimizer}", "dataset.train_size=70")]
+        )
         losses[optimizer] = column(recorder, 0, "train_loss")[12].item()
     return losses
 

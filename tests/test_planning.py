@@ -27,7 +27,9 @@ def test_a_sweep_is_every_combination_first_key_slowest():
 
 
 def test_command_line_sweeps_follow_hydras_grammar():
-    plain, sweeps = planning.split_sweeps(["seed=range(3)", "optimizer.learning_rate=0.1,0.2", "steps=5"])
+    plain, sweeps = planning.split_sweeps(
+        ["seed=range(3)", "optimizer.learning_rate=0.1,0.2", "steps=5"]
+    )
     assert plain == ["steps=5"]
     assert sweeps == {"seed": [0, 1, 2], "optimizer.learning_rate": [0.1, 0.2]}
 
@@ -39,7 +41,13 @@ def test_options_of_a_group_can_be_swept():
 
 @pytest.mark.parametrize(
     "same",
-    ["logger=none", "observables.train_loss.every=7", "output=there", "name=x", "execution.chunk=3"],
+    [
+        "logger=none",
+        "observables.train_loss.every=7",
+        "output=there",
+        "name=x",
+        "execution.chunk=3",
+    ],
 )
 def test_what_cannot_change_the_training_leaves_the_id(same):
     assert ids(same) == ids()
@@ -100,7 +108,9 @@ def test_an_unknown_swept_key_is_refused_with_a_hint():
 def test_missing_data_is_one_line_that_says_what_goes_where(tmp_path, monkeypatch):
     monkeypatch.setenv("LMECH_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
-    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(
+        "pooch.retrieve", lambda *_, **__: (_ for _ in ()).throw(OSError("offline"))
+    )
     with pytest.raises(ConfigError) as error:
         planning.expand(["dataset=mnist"], {})
     message = str(error.value)

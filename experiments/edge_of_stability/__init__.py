@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lmech.collecting import Run
-from lmech.plotting import colors, paper_figure
+from lmech.plotting import colors, log_scale, paper_figure
 
 WINDOW = 100  # steps: long against the period-2 oscillation, short against the descent
 LOSS_STEPS = (1000, 2000, 4000)
@@ -80,14 +80,15 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
         bottom.plot(sharpness.index, sharpness, **style)
         if shown:
             bottom.axhline(predict(run.config), color=color[rate], lw=1, ls=(0, (4, 3)))
-    top.set(yscale="log", ylabel="training loss")
+    log_scale(top)
+    top.set_ylabel("training loss")
     steps = runs[0].config["steps"]
     highest = max(run.column("sharpness").max() for run in runs)
     bottom.set(xlabel="step", ylabel=r"sharpness $\lambda_1$", xlim=(0, steps))
     bottom.set_ylim(0, 1.15 * highest)
-    bottom.annotate(
-        r"dashed: $2/\eta$", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8
-    )
+    above = [f"{2 / rate:g} for {rate:g}" for rate in rates if 2 / rate > 1.15 * highest]
+    note = r"dashed: $2/\eta$" + (f" (off the scale: {', '.join(above)})" if above else "")
+    bottom.annotate(note, (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8)
     top.legend(
         title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates))
     )

@@ -1,0 +1,159 @@
+"""The command line, from the words to the files."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import lmech
+from lmech.cli import main
+
+RUN = ["dataset=chebyshev", "observables=[loss,sharpness]", "model.width=6", "steps=20", "logger=none"]
+
+
+def only(folder):
+    (sweep,) = folder.glob("outputs/*/*")
+    return sweep
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("reproduce", "list", "collect", "verify", "-m", "exit codes"):
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["reprodce", "edge_of_stability"], "did you mean 'reproduce'"),
+        (["reproduce", "edge_of_stabilty"], "did you mean 'edge_of_stability'"),
+        (["reproduce", "edge_of_stability", "--scale", "papr"], "did you mean 'paper'"),
+        (["list", "modl"], "did you mean 'model'"),
+        (["optimizer.learning_rate=0.1,0.2"], "write lmech -m"),
+        (["optimizer.learning_rat=0.1"], "did you mean 'optimizer.learning_rate'"),
+        (["collect", "nowhere"], "no results at nowhere"),
+        ([*RUN, "observables=[loss,accuracy]"], "leave accuracy out"),
+        ([*RUN, "model.width=1", "model.depth=0"], "lower observables.sharpness.k"),
+        ([*RUN, "batch_size=21"], "there are 20 training examples"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(words, hint, elsewhere, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
+    assert not list(elsewhere.iterdir())
+
+
+def test_one_run_leaves_the_files_of_the_contract(elsewhere):
+    assert main(RUN) == 0
+    sweep = only(elsewhere)
+    (line,) = (sweep / "manifest.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert {"id", "overrides", "group", "batch", "execution"} <= entry.keys()
+    job = sweep / entry["id"]
+    config = yaml.safe_load((job / "config.yaml").read_text())
+    assert config["model"]["width"] == 6
+    metrics = pd.read_parquet(job / "metrics.parquet")
+    assert metrics["step"].tolist() == list(range(21))
+    assert metrics["sharpness"].notna().sum() == 2
+    result = json.loads((job / "result.json").read_text())
+    assert (result["status"], result["steps"]) == ("done", 20)
+    assert result["final"]["train_loss"] == metrics["train_loss"].iloc[-1]
+    assert result["observables"].keys() == config["observables"].keys()
+    for key in ("lmech", "packages", "device", "threads", "xla_flags", "commit"):
+        assert key in result["provenance"]
+    with np.load(job / "weights" / "20.npz", allow_pickle=False) as weights:
+        assert weights["hidden_1/kernel"].shape == (1, 6)
+    summary = json.loads((sweep / "summary.json").read_text())
+    assert (summary["done"], summary["compilations"]) == (1, 1)
+    assert {"wall", "compile", "run"} == summary["seconds"].keys()
+    assert (sweep / "figure.png").stat().st_size > 1000
+    html = (sweep / "report.html").read_text()
+    assert "<svg" in html
+    assert "http-equiv" not in html
+    assert 'src="http' not in html
+
+
+def test_a_finished_run_is_not_run_again_and_a_new_observable_runs_it(elsewhere, capsys):
+    main(RUN)
+    before = (only(elsewhere) / "summary.json").read_bytes()
+    capsys.readouterr()
+    assert main(RUN) == 0
+    assert "1 skipped" in capsys.readouterr().out
+    assert (only(elsewhere) / "summary.json").read_bytes() == before
+    assert main([*RUN, "observables.sharpness.k=2"]) == 0
+    assert "1 done" in capsys.readouterr().out
+
+
+def test_a_sweep_collects_into_one_frame(elsewhere):
+    assert main(["-m", *RUN, "seed=0,1", "optimizer.learning_rate=0.1,0.2"]) == 0
+    frame = lmech.collect(elsewhere / "outputs")
+    assert len(frame) == 4 * 21
+    assert frame.groupby(["seed", "optimizer.learning_rate"]).size().tolist() == [21] * 4
+    assert {"sweep", "job", "step", "train_loss", "sharpness"} <= set(frame.columns)
+    assert main(["collect", "outputs", "--to", "all.parquet"]) == 0
+    assert len(pd.read_parquet("all.parquet")) == len(frame)
+
+
+def test_a_diverged_run_is_a_result_and_not_a_failure(elsewhere):
+    assert main(["-m", *RUN, "optimizer.learning_rate=0.1,1e9", "steps=60"]) == 0
+    results = [json.loads(path.read_text()) for path in only(elsewhere).glob("*/result.json")]
+    assert sorted(result["status"] for result in results) == ["diverged", "done"]
+    diverged = next(result for result in results if result["status"] == "diverged")
+    assert 0 < diverged["nonfinite_at"] < 60
+
+
+def test_a_batch_that_raises_fails_alone_with_its_traceback(elsewhere, monkeypatch, capsys):
+    from lmech import engine
+
+    train = engine.train
+
+    def breaks(program, *rest, **more):
+        if program.batch_size is not None:
+            raise RuntimeError("the lamp is broken")
+        return train(program, *rest, **more)
+
+    monkeypatch.setattr(engine, "train", breaks)
+    assert main(["-m", *RUN, "batch_size=null,5"]) == 1
+    sweep = only(elsewhere)
+    (trace,) = sweep.glob("*/error.txt")
+    assert "the lamp is broken" in trace.read_text()
+    assert "the lamp is broken" in capsys.readouterr().out
+    statuses = [json.loads(path.read_text())["status"] for path in sweep.glob("*/result.json")]
+    assert sorted(statuses) == ["done", "failed"]
+    monkeypatch.setattr(engine, "train", train)
+    assert main(["-m", *RUN, "batch_size=null,5"]) == 0
+    assert not list(sweep.glob("*/error.txt"))
+
+
+def test_verify_prints_the_table_and_fails_on_a_mismatch(monkeypatch, capsys):
+    from lmech import verifying
+
+    rows = verifying.compare()
+    monkeypatch.setattr(verifying, "compare", lambda: rows)
+    assert main(["verify"]) == 0
+    assert "64 of 64 agree" in capsys.readouterr().out
+    wrong = [rows[0]._replace(ours=rows[0].ours + 1e-6), *rows[1:]]
+    monkeypatch.setattr(verifying, "compare", lambda: wrong)
+    assert main(["verify"]) == 1
+
+
+def test_list_shows_every_group_and_every_key(capsys):
+    assert main(["list"]) == 0
+    assert "edge_of_stability" in capsys.readouterr().out
+    assert main(["list", "keys"]) == 0
+    assert "optimizer.learning_rate=0.1" in capsys.readouterr().out
+
+
+def test_the_users_own_folders_called_conf_and_experiments_shadow_nothing(elsewhere):
+    for name in ("conf", "experiments"):
+        (elsewhere / name).mkdir()
+        (elsewhere / name / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
+    (elsewhere / "conf" / "config.yaml").write_text("steps: none\n")
+    assert main(RUN) == 0
+    shutil.rmtree(elsewhere / "conf")

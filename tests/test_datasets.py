@@ -1,0 +1,426 @@
+"""Datasets: what the arrays hold, what a damaged file does, and where the files are found."""
+
+import gzip
+import hashlib
+import io
+import struct
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pooch
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from lmech import datasets
+from lmech.datasets import Data, Examples
+from lmech.datasets.chebyshev import chebyshev
+from lmech.datasets.cifar10 import RECORD, SOURCE, cifar10, read_batch
+from lmech.datasets.digits import digits
+from lmech.datasets.files import DataNotFound, File, Source, checksums, locate
+from lmech.datasets.mnist import fashion_mnist, mnist, read_idx
+from lmech.datasets.transforms import moments, prepare
+
+CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there
+
+
+# digits
+
+
+def test_digits_splits_the_file_in_order_into_1500_and_297():
+    data = digits(standardize="none")
+    bunch = load_digits()
+    assert data.train.x.shape == (1500, 64)
+    assert data.test.x.shape == (297, 64)
+    np.testing.assert_array_equal(data.train.y, bunch.target[:1500])
+    np.testing.assert_array_equal(data.test.y, bunch.target[1500:])
+    np.testing.assert_allclose(np.vstack([data.train.x, data.test.x]) * 255, bunch.data)
+
+
+def test_digits_have_ten_outputs():
+    assert datasets.outputs(digits()) == 10
+
+
+def test_standardised_digits_have_mean_0_and_std_1_but_for_pixels_that_never_vary():
+    data = digits()
+    constant = np.ptp(load_digits().data[:1500], axis=0) == 0
+    assert constant.any()
+    np.testing.assert_allclose(data.train.x.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(data.train.x[:, ~constant].std(axis=0), 1)
+    assert (data.train.x[:, constant] == 0).all()
+    assert np.isfinite(data.test.x).all()
+
+
+def test_the_test_images_are_standardised_by_the_training_images():
+    raw = load_digits().data
+    pixel = 20
+    expected = (raw[1500:, pixel] - raw[:1500, pixel].mean()) / raw[:1500, pixel].std()
+    np.testing.assert_allclose(digits().test.x[:, pixel], expected)
+
+
+def test_globally_standardised_digits_have_mean_0_and_std_1_over_all_pixels():
+    x = digits(standardize="global").train.x
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-12)
+
+
+def test_unstandardised_digits_lie_between_0_and_1():
+    data = digits(standardize="none")
+    x = np.vstack([data.train.x, data.test.x])
+    assert x.min() == 0
+    assert 0 < x.max() <= 1
+
+
+def test_unflattened_digits_are_images_with_a_channel():
+    data = digits(flatten=False, standardize="none")
+    assert data.train.x.shape == (1500, 8, 8, 1)
+    np.testing.assert_allclose(data.train.x[..., 0] * 255, load_digits().images[:1500])
+
+
+@pytest.mark.parametrize("size", [1797, 5000])
+def test_digits_without_a_test_image_are_an_error(size):
+    with pytest.raises(ValueError, match=f"dataset.train_size={size}"):
+        digits(train_size=size)
+
+
+# chebyshev
+
+
+def test_chebyshev_targets_are_the_cosine_form():
+    data = chebyshev(degree=6, train_size=20)
+    for x, y in data:
+        np.testing.assert_allclose(y, np.cos(6 * np.arccos(x)), atol=1e-12)
+
+
+def test_chebyshev_tests_at_the_midpoints_of_the_training_points():
+    data = chebyshev(train_size=20)
+    x = np.linspace(-1, 1, 20)
+    np.testing.assert_allclose(data.train.x, x[:, None])
+    np.testing.assert_allclose(data.test.x, ((x[1:] + x[:-1]) / 2)[:, None])
+    assert data.test.y.shape == (19, 1)
+
+
+def test_chebyshev_has_one_output():
+    assert datasets.outputs(chebyshev()) == 1
+
+
+def test_chebyshev_on_one_point_is_an_error():
+    with pytest.raises(ValueError, match="train_size"):
+        chebyshev(train_size=1)
+
+
+# idx files
+
+
+def idx(array):
+    sizes = struct.pack(f">{array.ndim}i", *array.shape)
+    return b"\0\0\x08" + bytes([array.ndim]) + sizes + array.tobytes()
+
+
+def random_bytes(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 3, 5)])
+def test_an_idx_file_reads_back(tmp_path, shape):
+    array = random_bytes(*shape)
+    file = tmp_path / "a.gz"
+    file.write_bytes(gzip.compress(idx(array)))
+    read = read_idx(file)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, array)
+
+
+WHOLE = idx(random_bytes(4, 3, 5))
+PACKED = gzip.compress(WHOLE, mtime=0)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(WHOLE, id="not gzipped"),
+        pytest.param(PACKED[: len(PACKED) // 2], id="truncated gzip"),
+        pytest.param(PACKED[:-1], id="truncated gzip trailer"),
+        pytest.param(PACKED[:10] + b"\xff" * (len(PACKED) - 10), id="overwritten gzip"),
+        pytest.param(gzip.compress(b"\0\0\x0d" + WHOLE[3:]), id="idx of floats"),
+        pytest.param(gzip.compress(b"PK" + WHOLE), id="wrong magic"),
+        pytest.param(gzip.compress(WHOLE[:-1]), id="a value short"),
+        pytest.param(gzip.compress(WHOLE + b"\0"), id="a value too long"),
+        pytest.param(gzip.compress(WHOLE[:10]), id="ends within the header"),
+    ],
+)
+def test_a_damaged_idx_file_is_a_value_error_that_names_it(tmp_path, damaged):
+    file = tmp_path / "a.gz"
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a\.gz"):
+        read_idx(file)
+
+
+@pytest.mark.usefixtures("cache")
+def test_mnist_reads_the_four_files_of_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMECH_DATA", str(tmp_path / "own"))
+    images, labels = random_bytes(6, 28, 28), random_bytes(6) % 10
+    for split, rows in (("train", slice(4)), ("t10k", slice(4, 6))):
+        put(tmp_path / "own/mnist", f"{split}-images-idx3-ubyte.gz", packed(images[rows]))
+        put(tmp_path / "own/mnist", f"{split}-labels-idx1-ubyte.gz", packed(labels[rows]))
+    with pytest.warns(UserWarning, match="is not the published file") as warned:
+        data = mnist(test_size=1, standardize="none")
+    assert len(warned) == 4
+    np.testing.assert_allclose(data.train.x * 255, images[:4].reshape(4, -1))
+    np.testing.assert_array_equal(data.train.y, labels[:4])
+    np.testing.assert_allclose(data.test.x * 255, images[4:5].reshape(1, -1))
+
+
+def packed(array):
+    return gzip.compress(idx(array))
+
+
+# CIFAR-10's binary files
+
+
+def test_a_cifar_record_is_a_label_and_three_row_major_channels(tmp_path):
+    raw = random_bytes(10_000, RECORD)
+    file = tmp_path / "batch.bin"
+    raw.tofile(file)
+    batch = read_batch(file)
+    assert batch.x.shape == (10_000, 32, 32, 3)
+    np.testing.assert_array_equal(batch.y, raw[:, 0])
+    for record, row, column, channel in [(0, 0, 0, 0), (17, 3, 30, 1), (9_999, 31, 5, 2)]:
+        byte = raw[record, 1 + 1024 * channel + 32 * row + column]
+        assert batch.x[record, row, column, channel] == byte
+    few = Examples(batch.x[:50], batch.y[:50])
+    flat = prepare(few, few, None, None, "none", flatten=True).train.x
+    np.testing.assert_allclose(flat * 255, raw[:50, 1:])
+
+
+@pytest.mark.parametrize("change", [-1, 1, -RECORD])
+def test_a_cifar_file_of_another_size_is_an_error(tmp_path, change):
+    file = tmp_path / "batch.bin"
+    file.write_bytes(bytes(10_000 * RECORD + change))
+    with pytest.raises(ValueError, match=f"{10_000 * RECORD + change} bytes"):
+        read_batch(file)
+
+
+# subsets and standardisation
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    n=st.integers(1, 6000),
+    levels=st.integers(1, 256),
+    standardize=st.sampled_from(["pixel", "global"]),
+    seed=st.integers(0, 100),
+)
+def test_moments_are_numpys_mean_and_std(n, levels, standardize, seed):
+    x = np.random.default_rng(seed).integers(0, levels, (n, 2, 1, 3)).astype(np.uint8)
+    axis = 0 if standardize == "pixel" else None
+    mean, std = moments(x, standardize)
+    expected = x.std(axis=axis)
+    np.testing.assert_allclose(mean, x.mean(axis=axis), rtol=1e-12)
+    np.testing.assert_allclose(std, np.where(expected > 0, expected, 1), rtol=1e-9)
+
+
+def images(n, seed):
+    return Examples(random_bytes(n, 4, 4, 3, seed=seed), random_bytes(n, seed=seed) % 10)
+
+
+def test_a_subset_is_standardised_by_the_whole_training_set():
+    train, test = images(40, 1), images(20, 2)
+    whole = prepare(train, test, None, None, "pixel", flatten=True)
+    part = prepare(train, test, 7, 5, "pixel", flatten=True)
+    assert isinstance(part, Data)
+    for subset, examples, size in zip(part, whole, (7, 5), strict=True):
+        np.testing.assert_array_equal(subset.x, examples.x[:size])
+        np.testing.assert_array_equal(subset.y, examples.y[:size])
+
+
+@pytest.mark.parametrize(("sizes", "named"), [((41, None), "train"), ((None, 21), "test")])
+def test_more_examples_than_there_are_is_an_error(sizes, named):
+    with pytest.raises(ValueError, match=f"dataset.{named}_size"):
+        prepare(images(40, 1), images(20, 2), *sizes, "pixel", flatten=True)
+
+
+# finding the files
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder, no folder of the user's, and no proxy before the loopback."""
+    monkeypatch.delenv("LMECH_DATA", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache" / "lmech"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A folder and the address that serves it."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+CONTENTS = {"a.bin": b"first", "b.bin": b"second"}
+
+
+def checksum(content, algorithm="md5"):
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
+def source(url=CLOSED, **changes):
+    files = tuple(File(name, checksum(content)) for name, content in CONTENTS.items())
+    return Source("things", files, url)._replace(**changes)
+
+
+def put(folder, name, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def put_all(folder):
+    for name, content in CONTENTS.items():
+        put(folder, name, content)
+
+
+def test_the_users_folder_goes_before_the_cache(cache, tmp_path, monkeypatch):
+    put_all(tmp_path / "own/things")
+    put_all(cache / "things")
+    assert locate(source()) == [cache / "things" / name for name in CONTENTS]
+    monkeypatch.setenv("LMECH_DATA", str(tmp_path / "own"))
+    assert locate(source()) == [tmp_path / "own/things" / name for name in CONTENTS]
+
+
+def test_a_folder_that_lacks_a_file_is_not_used(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMECH_DATA", str(tmp_path / "own"))
+    put(tmp_path / "own/things", "a.bin", CONTENTS["a.bin"])
+    put_all(cache / "things")
+    assert locate(source()) == [cache / "things" / name for name in CONTENTS]
+
+
+def test_a_file_that_differs_from_the_published_one_is_used_with_a_warning(cache):
+    put_all(cache / "things")
+    put(cache / "things", "b.bin", b"another")
+    with pytest.warns(UserWarning, match=r"b\.bin is not the published file") as warned:
+        paths = locate(source())
+    assert len(warned) == 1
+    assert paths[1].read_bytes() == b"another"
+
+
+def test_data_that_is_nowhere_is_an_error_that_names_every_file_and_folder(
+    cache, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LMECH_DATA", str(tmp_path / "own"))
+    with pytest.raises(DataNotFound) as error:
+        locate(source())
+    message = str(error.value)
+    for part in (*CONTENTS, str(tmp_path / "own/things"), str(cache / "things"), CLOSED):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_data_that_is_nowhere_tells_of_the_users_folder_if_there_is_none(cache):
+    with pytest.raises(DataNotFound, match=r"set LMECH_DATA") as error:
+        locate(source())
+    assert str(cache / "things") in str(error.value)
+
+
+def test_missing_files_are_downloaded_into_the_cache_once(cache, web):
+    folder, url = web
+    put_all(folder)
+    paths = locate(source(url))
+    assert paths == [cache / "things" / name for name in CONTENTS]
+    assert [path.read_bytes() for path in paths] == list(CONTENTS.values())
+    assert locate(source(CLOSED)) == paths
+
+
+def test_a_download_with_a_wrong_checksum_is_an_error_and_leaves_no_file(cache, web):
+    folder, url = web
+    put_all(folder)
+    put(folder, "b.bin", b"another")
+    with pytest.raises(DataNotFound, match="hash"):
+        locate(source(url))
+    assert not (cache / "things/b.bin").exists()
+
+
+def pack(file):
+    with tarfile.open(file, "w:gz") as archive:
+        for name, content in CONTENTS.items():
+            member = tarfile.TarInfo(f"inner/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_an_archive_is_downloaded_and_unpacked_into_the_cache(cache, web):
+    folder, url = web
+    pack(folder / "all.tar.gz")
+    archive = File("all.tar.gz", checksum((folder / "all.tar.gz").read_bytes()))
+    paths = locate(source(url, folder="things/inner", archive=archive))
+    assert paths == [cache / "things/inner" / name for name in CONTENTS]
+    assert [path.read_bytes() for path in paths] == list(CONTENTS.values())
+
+
+def test_an_archive_with_a_wrong_checksum_is_an_error_and_unpacks_nothing(cache, web):
+    folder, url = web
+    pack(folder / "all.tar.gz")
+    archive = File("all.tar.gz", checksum(b"another archive"))
+    with pytest.raises(DataNotFound, match="hash"):
+        locate(source(url, folder="things/inner", archive=archive))
+    assert not (cache / "things/inner").exists()
+
+
+def test_checksums_are_the_sha256_of_each_file_by_name(tmp_path):
+    put_all(tmp_path)
+    expected = {n: checksum(c, "sha256").partition(":")[2] for n, c in CONTENTS.items()}
+    assert checksums([tmp_path / name for name in CONTENTS]) == expected
+
+
+# the real files
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_mnist_has_the_published_class_counts():
+    data = mnist(standardize="none")
+    assert data.train.x.shape == (60_000, 784)
+    assert data.test.x.shape == (10_000, 784)
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(data.train.y).tolist() == counts
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_fashion_mnist_has_6000_training_images_of_each_class():
+    data = fashion_mnist(test_size=100, standardize="none")
+    assert np.bincount(data.train.y).tolist() == [6000] * 10
+    assert data.test.x.shape == (100, 784)
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_the_first_5000_cifar_images_are_standardised_by_all_50000():
+    *batches, _ = (read_batch(path).x for path in locate(SOURCE))
+    data = cifar10(train_size=5000, test_size=10)
+    assert data.train.x.shape == (5000, 3072)
+    corner = np.concatenate([batch[:, 0, 0] for batch in batches])
+    expected = (corner[:5000] - corner.mean(axis=0)) / corner.std(axis=0)
+    np.testing.assert_allclose(data.train.x[:, [0, 1024, 2048]], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_cifar_has_the_published_channel_means():
+    *batches, _ = (read_batch(path).x for path in locate(SOURCE))
+    mean, _ = moments(np.concatenate(batches), "pixel")
+    assert mean.shape == (32, 32, 3)
+    np.testing.assert_allclose(mean.mean(axis=(0, 1)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)

@@ -1,0 +1,76 @@
+"""The experiment: what it measures, and that its claims hold."""
+
+import importlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmech import planning, reproducing
+from lmech.cli import main
+from lmech.collecting import Run
+
+experiment = importlib.import_module("lmech.experiments.edge_of_stability")
+
+
+def run(sharpness, loss, steps=400, rate=0.5):
+    config = {"seed": 0, "steps": steps, "optimizer": {"learning_rate": rate}}
+    at = np.arange(steps + 1)
+    metrics = pd.DataFrame({"step": at, "train_loss": loss(at), "train_accuracy": at / steps})
+    metrics["sharpness"] = np.where(at % 10 == 0, sharpness(at), np.nan)
+    return Run("job", config, {}, metrics)
+
+
+def test_quantities_of_a_written_out_run():
+    rising = run(lambda t: np.minimum(t / 25, 4.2), lambda t: np.exp(-t / 100) + 1e-3 * (-1.0) ** t)
+    row = experiment.measure([rising]).iloc[0]
+    assert row["initial"] == 0
+    assert row["crossing"] == 100
+    assert row["crossing_share"] == 0.25
+    np.testing.assert_allclose([row["plateau"], row["lowest"], row["highest"]], 1.05)
+    np.testing.assert_allclose(row["fall"], np.exp(-1), rtol=1e-2)
+    assert 0.4 < row["rises"] < 0.6
+    assert row["step_of_99"] == 396
+
+
+def test_a_run_that_never_arrives_has_no_crossing():
+    flat = run(lambda t: 0 * t + 2.0, lambda t: 1 / (1 + t))
+    row = experiment.measure([flat]).iloc[0]
+    assert np.isnan(row["crossing"])
+    assert row["plateau"] == 0.5
+    assert row["rises"] == 0
+
+
+@pytest.mark.parametrize("scale", ["default", "paper"])
+def test_each_scale_is_one_compiled_program(scale, monkeypatch):
+    monkeypatch.setattr(planning, "_data_checksum", lambda _: "unread")
+    monkeypatch.setattr(planning, "_load", lambda _: None)
+    loaded = reproducing.load("edge_of_stability", scale, [])
+    jobs = planning.expand(loaded.overrides, loaded.sweep)
+    assert len(planning.group(jobs)) == 1
+    assert len(jobs) == (15 if scale == "default" else 1)
+    assert all(claim.source for claim in loaded.claims)
+
+
+def test_an_override_of_a_swept_key_replaces_its_values():
+    loaded = reproducing.load("edge_of_stability", "default", ["seed=3,4", "model.width=9"])
+    assert loaded.sweep["seed"] == [3, 4]
+    assert "model.width=9" in loaded.overrides
+    single = reproducing.load("edge_of_stability", "default", ["seed=7"])
+    assert single.sweep["seed"] == [7]
+
+
+@pytest.mark.slow
+def test_the_claims_hold_for_five_seeds(elsewhere):
+    assert main(["reproduce", "edge_of_stability", "seed=20,21,22,23,24", "logger=none"]) == 0
+    (sweep,) = elsewhere.glob("outputs/edge_of_stability/*")
+    claims = json.loads((sweep / "claims.json").read_text())
+    decided = [claim for claim in claims if claim["expected"] != "open"]
+    assert [claim["claim"] for claim in decided if claim["verdict"] != claim["expected"]] == []
+    assert any(claim["expected"] == "fails" for claim in decided)
+    keys = {"claim", "measured", "predicted", "interval", "verdict", "expected", "unit", "seeds"}
+    assert all(keys | {"source", "jobs"} <= claim.keys() for claim in claims)
+    summary = json.loads((sweep / "summary.json").read_text())
+    assert summary["compilations"] == 1
+    assert summary["done"] == 25
