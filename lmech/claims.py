@@ -49,7 +49,7 @@ def parse(claims: Any) -> list[Claim]:
     parsed = []
     known = [field.name for field in fields(Claim)]
     for number, claim in enumerate(claims):
-        for key in set(claim) - set(known):
+        for key in [key for key in claim if key not in known]:
             raise ConfigError(f"experiment.claims.{number}: no key '{key}'{nearest(key, known)}")
         try:
             parsed.append(adapter.validate_python(claim))
@@ -62,6 +62,8 @@ def parse(claims: Any) -> list[Claim]:
 
 def _selected(measurements: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     for key, wanted in where.items():
+        if key not in measurements:
+            raise ConfigError(f"where: no column {key} in {', '.join(map(str, measurements))}")
         values = wanted if isinstance(wanted, list) else [wanted]
         measurements = measurements[measurements[key].isin(values)]
     return measurements

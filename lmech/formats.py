@@ -3,29 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def number(value: Any) -> str:
     """Four significant digits; – for what is missing."""
     if value is None or value != value:  # noqa: PLR0124 NaN
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def interval(bounds: Sequence[float | None]) -> str:
-    """``0.97–1.05``, ``≤ 0.8``, ``≥ 2``."""
+    """``[0.97, 1.05]``, ``≤ 0.8``, ``≥ 2``."""
     low, high = bounds
     if low is None:
         return "any" if high is None else f"≤ {number(high)}"
-    return f"≥ {number(low)}" if high is None else f"{number(low)}–{number(high)}"
+    return f"≥ {number(low)}" if high is None else f"[{number(low)}, {number(high)}]"
 
 
 def spread(values: Sequence[float]) -> str:
     """Range of the measured values, if there are several."""
-    known = [value for value in values if value == value]  # noqa: PLR0124 NaN
+    known = [value for value in values if value is not None and value == value]  # noqa: PLR0124
     if len(values) < 2 or not known:
         return ""
     missing = f", {len(values) - len(known)} missing" if len(known) < len(values) else ""
-    return f"{number(min(known))}–{number(max(known))}{missing}"
+    return f"{number(min(known))} to {number(max(known))}{missing}"
 
 
 def mark(claim: dict[str, Any]) -> str:

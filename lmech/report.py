@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from lmech import collecting, formats
-from lmech.recorder import atomically
+from lmech.disk import atomically
 
 
 def _svg(figure: Figure) -> Markup:

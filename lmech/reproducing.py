@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lmech import claims as verdicts
 from lmech import collecting, config, planning, plotting, report
 from lmech.config import ConfigError
-from lmech.recorder import atomically, write_json
+from lmech.disk import atomically, write_json
 
 
 class Experiment(NamedTuple):

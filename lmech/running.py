@@ -15,13 +15,14 @@ from hydra.utils import instantiate
 
 from lmech import building, engine, planning
 from lmech.config import ConfigError
+from lmech.disk import atomically, write_json, write_table, write_weights
 from lmech.engine import TRAINING_PROGRAM, End
 from lmech.loggers import Progress
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.provenance import provenance
-from lmech.recorder import Recorder, atomically, write_json, write_table, write_weights
+from lmech.recorder import Recorder
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 

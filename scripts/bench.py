@@ -10,6 +10,7 @@ and a sharpness measurement against a gradient.
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def hand_written(data: Data) -> Callable[[], object]:
     sizes = (3072, 200, 200, 10)
     params = [
         (jnp.asarray(rng.uniform(-(m**-0.5), m**-0.5, (m, n)), jnp.float32), jnp.zeros((1, n)))
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        for m, n in pairwise(sizes)
     ]
     x = jnp.asarray(data.train.x, jnp.float32)
     y = jax.nn.one_hot(data.train.y, 10, dtype=jnp.float32)
@@ -65,7 +66,7 @@ def hand_written(data: Data) -> Callable[[], object]:
 
 def ours(data: Data) -> tuple[Callable[[], object], Callable[[], object]]:
     """The engine's chunk of the same run, and one sharpness measurement."""
-    planning._load = lambda _: data  # noqa: SLF001 the same arrays for both
+    planning._load = lambda _: data
     batch = building.build([config.resolve(config.compose(list(OVERRIDES)))])
     run = engine.compiled(batch.program)
     inputs, data = jax.device_put((batch.inputs, batch.data))

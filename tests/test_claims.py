@@ -217,7 +217,7 @@ def test_a_number_has_four_digits_and_a_dash_where_it_is_missing(value, text):
 @pytest.mark.parametrize(
     ("bounds", "text"),
     [
-        ((0.97, 1.05), "0.97–1.05"),
+        ((0.97, 1.05), "[0.97, 1.05]"),
         ((None, 0.8), "≤ 0.8"),
         ((2.0, None), "≥ 2"),
         ((None, None), "any"),
@@ -232,8 +232,8 @@ def test_an_interval_is_a_range_or_a_bound(bounds, text):
     [
         ([], ""),
         ([0.5], ""),
-        ([2.0, 0.5, 1.0], "0.5–2"),
-        ([2.0, math.nan, 0.5], "0.5–2, 1 missing"),
+        ([2.0, 0.5, 1.0], "0.5 to 2"),
+        ([2.0, math.nan, 0.5], "0.5 to 2, 1 missing"),
         ([math.nan, math.nan], ""),
     ],
 )

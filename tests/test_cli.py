@@ -11,7 +11,13 @@ import yaml
 import lmech
 from lmech.cli import main
 
-RUN = ["dataset=chebyshev", "observables=[loss,sharpness]", "model.width=6", "steps=20", "logger=none"]
+RUN = [
+    "dataset=chebyshev",
+    "observables=[loss,sharpness]",
+    "model.width=6",
+    "steps=20",
+    "logger=none",
+]
 
 
 def only(folder):

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmech.disk import atomically, write_json, write_table, write_weights
 from lmech.engine import Record
-from lmech.recorder import Recorder, atomically, write_json, write_table, write_weights
+from lmech.recorder import Recorder
 
 
 def record(steps, valid=None, **columns):

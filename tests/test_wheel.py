@@ -36,7 +36,10 @@ def test_conf_and_experiments_travel_inside_the_package(wheel):
         assert f"lmech/{name}" in names
     assert "lmech/golden/chebyshev.json" in names
     assert "lmech/templates/report.html.j2" in names
-    assert {name.split("/")[0] for name in names} == {"lmech", f"lmech-{wheel.name.split('-')[1]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "lmech",
+        f"lmech-{wheel.name.split('-')[1]}.dist-info",
+    }
 
 
 @pytest.mark.slow
@@ -54,8 +57,9 @@ def test_the_wheel_runs_from_any_directory(wheel, tmp_path):
     (here / "conf").mkdir()
     (here / "experiments" / "__init__.py").write_text("raise RuntimeError\n")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [python, "-c", PROGRAM]
     done = subprocess.run(
-        [python, "-c", PROGRAM], cwd=here, capture_output=True, text=True, env=environment
+        command, check=False, cwd=here, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert "edge_of_stability" in done.stdout

@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST from their idx files."""
 
 import gzip
-import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,15 @@ def read_idx(path: Path) -> np.ndarray:
     """
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no complete gzip file: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is no idx file of bytes: it starts with {raw[:4]!r}")
     axes = raw[3]
-    shape = struct.unpack(f">{axes}i", raw[4 : 4 + 4 * axes])
-    expect_size(path, int(np.prod(shape)) + 4 + 4 * axes, len(raw))
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    start = 4 + 4 * axes
+    shape = np.frombuffer(raw[4:start].ljust(4 * axes, b"\0"), ">i4")
+    expect_size(path, int(np.prod(shape, dtype=np.int64)) + start, len(raw))
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 def _load(source: Source) -> tuple[Examples, Examples]:

@@ -33,7 +33,7 @@ def moments(x: np.ndarray, standardize: Standardize) -> tuple[np.ndarray, np.nda
     mean = x.sum(axis=axes, dtype=exact) / count
     squares = sum(np.square(part.astype(exact)).sum(axis=axes) for part in _parts(x)) / count
     variance = np.maximum(squares - mean**2, 0)
-    std = np.sqrt(np.where(variance > 1e-12 * np.maximum(mean**2, 1), variance, 1))
+    std = np.sqrt(np.where(variance > 1e-12 * squares, variance, 1))
     return np.asarray(mean), np.asarray(std)
 
 
