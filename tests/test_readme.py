@@ -1,0 +1,65 @@
+"""What the README says is what happens."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lmech import config, planning
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language):
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return found
+
+
+def test_the_experiment_of_the_readme_is_two_short_files_and_its_claim_holds(tmp_path):
+    for folder in ("conf", "experiments", "lmech"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    module = tmp_path / "experiments" / "linear_stability" / "__init__.py"
+    module.parent.mkdir()
+    module.write_text(block("python"), encoding="utf-8")
+    yaml = tmp_path / "conf" / "experiment" / "linear_stability.yaml"
+    yaml.write_text(block("yaml"), encoding="utf-8")
+    assert len((block("python") + block("yaml")).splitlines()) <= 32
+    program = (
+        "from lmech.cli import main; raise SystemExit(main(['reproduce', 'linear_stability']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (claims,) = tmp_path.glob("outputs/linear_stability/*/claims.json")
+    (claim,) = json.loads(claims.read_text(encoding="utf-8"))
+    assert claim["verdict"] == "holds"
+    assert claim["values"] == [1.0] * 4
+    summary = json.loads((claims.parent / "summary.json").read_text(encoding="utf-8"))
+    assert summary["compilations"] == 1
+    assert summary["diverged"] > 0
+
+
+def test_the_commands_of_the_readme_plan_what_they_say():
+    lines = re.findall(r"^    lmech (?!reproduce|list|collect|verify)(.*?)  +\S", README, re.M)
+    assert len(lines) == 2
+    jobs = []
+    for line in lines:
+        overrides = [word for word in line.split() if word != "-m"]
+        jobs.append(len(planning.expand(*planning.split_sweeps(overrides))))
+    assert jobs == [1, 6]
+
+
+def test_the_groups_that_the_readme_names_exist():
+    assert {"mnist", "fashion_mnist", "cifar10", "digits", "chebyshev"} == set(
+        config.groups()["dataset"]
+    )
