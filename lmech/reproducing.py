@@ -55,7 +55,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     return Experiment(
         name=name,
         module=node["module"],
-        paper=node["paper"],
+        paper=node.get("paper", ""),
         overrides=[*chosen, *own.get("overrides", []), *plain],
         sweep={**own["sweep"], **swept},
         claims=verdicts.parse(own["claims"]),
@@ -112,10 +112,11 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     measurements: pd.DataFrame = module.measure(runs)
     judged = [verdicts.judge(claim, measurements) for claim in experiment.claims]
     write_json(folder / "claims.json", judged)
+    draw = getattr(module, "figure", lambda runs, _: plotting.curves(runs))
     headline = (module.__doc__ or "").strip().splitlines()[0]
     _draw(
         folder,
-        module.figure(runs, measurements),
+        draw(runs, measurements),
         title=f"{experiment.name}: {headline}",
         paper=experiment.paper,
         command=command,
