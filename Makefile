@@ -15,10 +15,10 @@ quickstart: $(VENV)/installed ## set up, show the edge of stability on real data
 	$(BIN)/lmech reproduce edge_of_stability
 
 test: $(VENV)/installed-dev ## set up, run the fast tests (a few minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/installed-dev ## all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed-dev ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -106,16 +106,24 @@ def _hint(key: str) -> str:
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """The primary config with these overrides (no sweeps), keys and options checked."""
-    choices = [text for text in overrides if _key(text) in groups()]
-    for text in choices:
-        _check_option(*text.split("=", 1))
-    base = _compose(tuple(choices))
+    """The primary config with these overrides (no sweeps), keys and options checked.
+
+    A parameter of a section's ``_target_`` is a key even where the preset leaves it out.
+    """
+    for text in overrides:
+        if _key(text) in groups():
+            _check_option(*text.split("=", 1))
+    first = [
+        text for text in overrides if _key(text) in groups() or _key(text).endswith("_target_")
+    ]
+    base = _compose(tuple(first))
     known = _leaves(base)
     for text in overrides:
-        if _key(text) not in groups():
+        if text not in first:
             check_key(_key(text), known)
-    return _compose(tuple(overrides))
+    absent = [text for text in overrides if text not in first and _key(text) not in known]
+    present = [text for text in overrides if text not in absent]
+    return _compose((*present, *(f"++{text}" for text in absent)))
 
 
 def _key(text: str) -> str:
@@ -139,15 +147,34 @@ def _check_option(group: str, value: str) -> None:
 
 def check_key(key: str, known: Mapping[str, Any]) -> None:
     """Raise ConfigError, with the nearest key that there is, unless ``key`` may be set."""
-    if key in known:
+    if key in known or key in _parameters(key, known):
         return
     inner = [path for path in known if path.startswith(f"{key}.")]
     if inner:
         raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}")
     last = key.rpartition(".")[2]
     same = [path for path in known if path.rpartition(".")[2] == last]
-    hint = f"; did you mean '{same[0]}'?" if same else nearest(key, [*known, *groups()])
+    candidates = [*known, *groups(), *_parameters(key, known)]
+    hint = f"; did you mean '{same[0]}'?" if same else nearest(key, candidates)
     raise ConfigError(f"unknown key '{key}'{hint or ' (see lmech list keys)'}")
+
+
+def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
+    """What the ``_target_`` of the key's section takes, as keys."""
+    section = key.rpartition(".")[0]
+    target = known.get(f"{section}._target_")
+    if target is None:
+        return []
+    function = _target(section, target)
+    return [f"{section}.{name}" for name in inspect.signature(function).parameters]
+
+
+def _target(path: str, target: str) -> Any:
+    """What a ``_target_`` names. Raises ConfigError."""
+    try:
+        return get_method(target)
+    except Exception as error:
+        raise ConfigError(f"{path}._target_={target}: {_one_line(error)}") from error
 
 
 @cache
@@ -275,10 +302,7 @@ def call(path: str, node: Any) -> Config:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{path} needs a _target_")
     target = node["_target_"]
-    try:
-        function = get_method(target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_={target}: {_one_line(error)}") from error
+    function = _target(path, target)
     kinds = _kinds(path, function)
     for key in node:
         if key != "_target_" and key not in kinds:

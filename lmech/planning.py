@@ -173,7 +173,7 @@ def expand(overrides: Sequence[str], sweep: Mapping[str, Sequence[Any]]) -> list
         for setting in _combinations(swept_keys):
             composed = base.copy()
             for key, value in setting.items():
-                OmegaConf.update(composed, key, value)
+                OmegaConf.update(composed, key, value, force_add=True)
             resolved = configs.resolve(composed)
             swept = {key: {**choice, **setting}[key] for key in sweep}
             jobs.append(Job(job_id(resolved), resolved, swept))

@@ -51,6 +51,8 @@ MUTATIONS = [
     ("stop.train_los=0.1", "'stop.train_loss'"),
     ("stop.train_accuracy=1.5", "less than or equal to 1"),
     ("execution.mode=pmap", "'map'"),
+    ("model._target_=lmech.models.mlp.mpl", "model._target_=lmech.models.mlp.mpl"),
+    ("optimizer.nestrov=true", "'optimizer.nesterov'"),
     ("logger=consol", "'console'"),
     ("experiment=edge_of_stabilty", "'edge_of_stability'"),
     ("model=[mlp]", "no such option"),
@@ -87,6 +89,15 @@ def test_every_option_of_every_group_composes_and_is_described():
 def test_integers_become_floats_where_the_parameter_is_one():
     resolved = config.resolve(config.compose(["optimizer.learning_rate=1"]))
     assert isinstance(resolved["optimizer"]["learning_rate"], float)
+
+
+def test_a_parameter_that_the_preset_leaves_out_is_a_key_all_the_same():
+    resolved = config.resolve(config.compose(["optimizer.momentum=0.5"]))
+    assert resolved["optimizer"]["momentum"] == 0.5
+    resolved = config.resolve(config.compose(["optimizer._target_=optax.lion", "optimizer.b1=0.8"]))
+    assert resolved["optimizer"]["b1"] == 0.8
+    (job,) = planning.expand(["dataset=chebyshev"], {"optimizer.momentum": [0.25]})
+    assert job.config["optimizer"]["momentum"] == 0.25
 
 
 def test_a_stop_rule_without_its_observable_is_refused():
