@@ -87,7 +87,9 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     bottom.set(xlabel="step", ylabel=r"sharpness $\lambda_1$", xlim=(0, steps))
     bottom.set_ylim(0, 1.15 * highest)
     above = [f"{2 / rate:g} for {rate:g}" for rate in rates if 2 / rate > 1.15 * highest]
-    note = r"dashed: $2/\eta$" + (f" (off the scale: {', '.join(above)})" if above else "")
+    seeds = len({run.config["seed"] for run in runs})
+    thin = f"thin: {seeds - 1} more seeds; " if seeds > 1 else ""
+    note = thin + r"dashed: $2/\eta$" + (f" (off the scale: {', '.join(above)})" if above else "")
     bottom.annotate(note, (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8)
     top.legend(
         title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates))
