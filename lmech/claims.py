@@ -109,6 +109,7 @@ def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
     seeds = sorted(rows["seed"].unique().tolist()) if "seed" in rows else []
     return {
         "claim": claim.claim,
+        "quantity": claim.quantity,
         "measured": float(np.mean(judged)) if len(values) else None,
         "predicted": claim.predicted,
         "interval": claim.interval,
