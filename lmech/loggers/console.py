@@ -12,31 +12,32 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from lmech.loggers import Logger, Progress
 
-SHOWN = ("train_loss", "batch_loss", "sharpness")
+# Columns that are shown, first come first, and what they are called there.
+SHOWN = {"train_loss": "loss", "batch_loss": "loss", "sharpness": "sharpness"}
 
 
 def summary(last: list[dict[str, float]]) -> str:
-    """``train_loss 0.01–0.3 · sharpness 5–19``: the range over the members of what is shown."""
-    parts: list[str] = []
-    for name in SHOWN:
+    """``loss 0.01–0.3, sharpness 5–19``: the range over the members of what is shown."""
+    parts: dict[str, str] = {}
+    for name, label in SHOWN.items():
         values = [member[name] for member in last if np.isfinite(member.get(name, np.nan))]
-        if values and not (name == "batch_loss" and parts):
-            low, high = (f"{value:.3g}" for value in (min(values), max(values)))
-            parts.append(f"{name} {low}" + (f"–{high}" if low != high else ""))
-    return " · ".join(parts)
+        if values and label not in parts:
+            low, high = (f"{value:.2g}" for value in (min(values), max(values)))
+            parts[label] = f"{label} {low}" + (f"–{high}" if low != high else "")
+    return ", ".join(parts.values())
 
 
 def _title(progress: Progress) -> str:
-    return f"batch {progress.batch + 1}/{progress.batches}, {progress.members} runs"
+    return f"batch {progress.batch + 1}/{progress.batches} × {progress.members}"
 
 
 @contextmanager
 def _live(terminal: Console) -> Iterator[Callable[[Progress], None]]:
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if terminal.width >= 110 else 6),
         TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[rate]:.0f} steps/s"),
+        TextColumn("{task.fields[rate]:.3g}/s"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[last]}"),
     )
