@@ -11,7 +11,7 @@ CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/installed ## set up, show the edge of stability on real data (about a minute)
+quickstart: $(VENV)/installed ## set up, show the edge of stability on real data (two to three minutes)
 	$(BIN)/lmech reproduce edge_of_stability
 
 test: $(VENV)/installed-dev ## set up, run the fast tests (a few minutes)

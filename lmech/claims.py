@@ -65,7 +65,8 @@ def _selected(measurements: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFr
         if key not in measurements:
             raise ConfigError(f"where: no column {key} in {', '.join(map(str, measurements))}")
         values = wanted if isinstance(wanted, list) else [wanted]
-        measurements = measurements[measurements[key].isin(values)]
+        known = measurements[key]
+        measurements = measurements[known.isin(values) | known.isna()]  # NaN: might be any
     return measurements
 
 

@@ -41,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
+    sys.path.append(str(Path.cwd()))  # last, so that a user's module can be named, not shadow
     try:
         return _dispatch(words)
-    except (ConfigError, FileNotFoundError, PermissionError) as error:
+    except (ConfigError, OSError) as error:
         print(f"lmech: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -119,13 +120,14 @@ def _close(outcome: "Outcome") -> int:
 
 def claims_table(judged: Sequence[dict[str, Any]]) -> Table:
     """Claim, measured, predicted, verdict, expected."""
-    table = Table("claim", "measured", "range", "predicted", "verdict", "expected")
+    table = Table("claim", "measured", "range", "predicted", "interval", "verdict", "expected")
     for claim in judged:
         good = claim["expected"] in ("open", claim["verdict"])
         table.add_row(
             claim["claim"],
             f"{formats.number(claim['measured'])} {claim['unit']}".strip(),
             formats.spread(claim["values"]),
+            formats.number(claim["predicted"]),
             formats.interval(claim["interval"]),
             f"[{'green' if good else 'red'}]{claim['verdict']}[/]",
             claim["expected"],

@@ -9,7 +9,7 @@ import yaml
 
 
 def read_jobs(sweep: Path) -> pd.DataFrame:
-    """One row a job of a sweep folder: ``job``, the swept keys, ``status``, ``steps``."""
+    """One row a job of a sweep folder: ``job``, the swept keys, ``status``, ``ended_at``."""
     rows = []
     for line in (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -20,7 +20,7 @@ def read_jobs(sweep: Path) -> pd.DataFrame:
                 "job": entry["id"],
                 **entry["overrides"],
                 "status": ended.get("status", "missing"),
-                "steps": ended.get("steps"),
+                "ended_at": ended.get("steps"),
             }
         )
     return pd.DataFrame(rows)
@@ -43,10 +43,11 @@ class Run(NamedTuple):
 
 
 def read_runs(sweep: Path) -> list[Run]:
-    """The jobs of a sweep that have metrics, in the manifest's order."""
+    """The jobs of a sweep that have a result and have not failed, in the manifest's order."""
     lines = (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     folders = [sweep / json.loads(line)["id"] for line in lines]
-    return [_read_run(folder) for folder in folders if (folder / "metrics.parquet").is_file()]
+    runs = [_read_run(folder) for folder in folders if (folder / "metrics.parquet").is_file()]
+    return [run for run in runs if run.result["status"] != "failed"]
 
 
 def _read_run(folder: Path) -> Run:
@@ -83,7 +84,7 @@ def collect(path: str | Path) -> pd.DataFrame:
 
 def _one(sweep: Path, row: dict[str, Any], metrics: Path) -> pd.DataFrame:
     frame = pd.read_parquet(metrics)
-    labels = {k: v for k, v in row.items() if k not in ("status", "steps")}
+    labels = {k: v for k, v in row.items() if k not in ("status", "ended_at")}
     labels = {"sweep": sweep.name, **labels}
     index = pd.RangeIndex(len(frame))
     head = pd.DataFrame({key: [value] * len(frame) for key, value in labels.items()}, index=index)

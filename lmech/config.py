@@ -19,9 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lmech import paths
 
@@ -32,7 +32,7 @@ Path_ = tuple[str, ...]
 
 # Every key that is not a parameter of some `_target_`.
 KEYS: dict[str, Any] = {
-    "name": str,
+    "name": Annotated[str, Field(pattern=r"^[\w.-]*\w$")],
     "output": str,
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
@@ -97,7 +97,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
@@ -123,7 +123,25 @@ def compose(overrides: Sequence[str]) -> DictConfig:
             check_key(_key(text), known)
     absent = [text for text in overrides if text not in first and _key(text) not in known]
     present = [text for text in overrides if text not in absent]
-    return _compose((*present, *(f"++{text}" for text in absent)))
+    composed = _compose((*present, *(f"++{text}" for text in absent)))
+    return _without_strangers(composed, overrides)
+
+
+def _without_strangers(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Where the user put another ``_target_``, the preset's keys that it does not take go."""
+    config = config.copy()
+    chosen = {_key(text) for text in overrides}
+    for key in chosen:
+        section, _, last = key.rpartition(".")
+        if last != "_target_":
+            continue
+        node = OmegaConf.select(config, section)
+        taken = {"_target_", "every", *_parameters(key, {key: node["_target_"]})}
+        strangers = [f"{section}.{name}" for name in node if f"{section}.{name}" not in taken]
+        with open_dict(config):
+            for stranger in set(strangers) - chosen - {key, f"{section}.every"}:
+                del node[stranger.rpartition(".")[2]]
+    return config
 
 
 def _key(text: str) -> str:
@@ -174,7 +192,8 @@ def _target(path: str, target: str) -> Any:
     try:
         return get_method(target)
     except Exception as error:
-        raise ConfigError(f"{path}._target_={target}: {_one_line(error)}") from error
+        cause = error.__cause__ or error
+        raise ConfigError(f"{path}._target_={target}: {_one_line(cause)}") from error
 
 
 @cache

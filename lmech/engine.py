@@ -211,24 +211,49 @@ def _memory(program: Program, name: str, inputs: Inputs, carry: Carry, data: Dat
 
 
 def _measure(
-    program: Program, name: str, memory: Memory, inputs: Inputs, carry: Carry, data: Data
-) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array]:
-    """One observable of one member between chunks, its step, and whether it has ended (twice)."""
+    program: Program,
+    name: str,
+    memory: Memory,
+    inputs: Inputs,
+    carry: Carry,
+    last: jax.Array,
+    data: Data,
+) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """One observable of one member between chunks; whether it was measured; whether it has ended.
+
+    A member that has ended is measured once more, at the ``last`` call, and its memory rests until
+    then: what is recorded of it does not depend on how long the others go on. The step and a second
+    copy of ``ended`` are for the host.
+    """
     observable = program.observables[name]
-    memory, values = observable.measure(_state(program, inputs, carry, data), memory)
+    state = _state(program, inputs, carry, data)
+
+    def measure() -> tuple[Memory, Values]:
+        return observable.measure(state, memory)
+
+    def rest() -> tuple[Memory, Values]:
+        shapes = jax.eval_shape(measure)[1]
+        return memory, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    measured = last | ~carry.ended
+    memory, values = lax.cond(measured, measure, rest)
     values = _named(name, values)
-    ended = carry.ended | _met(inputs.stop, values)
-    return memory, values, _copy(carry.step), ended, _copy(ended)
+    ended = carry.ended | (measured & _met(inputs.stop, values))
+    return memory, values, measured, _copy(carry.step), ended, _copy(ended)
 
 
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
-    """Start one member and measure every observable once: to trace, not to run."""
+    """Start one member, take a step and measure every observable once: to trace, not to run."""
     carry = _start(program, inputs, None)
-    memories = {name: _memory(program, name, inputs, carry, data) for name in program.observables}
-    return {
-        name: _measure(program, name, memory, inputs, carry, data)[1]
-        for name, memory in memories.items()
-    }
+    size = program.batch_size or len(data.train.x)
+    batch = Examples(*(array[:size] for array in data.train))
+    problem = parametrize(program.problem, inputs.scales)
+    _, gradient = loss_and_gradient(problem, carry.params, batch, program.microbatch)
+    carry = _update(program, inputs, carry, inputs.hyperparameters["learning_rate"], gradient)
+    names = program.observables
+    memories = {name: _memory(program, name, inputs, carry, data) for name in names}
+    state = _state(program, inputs, carry, data)
+    return {name: names[name].measure(state, memories[name])[1] for name in names}
 
 
 def _copy(flag: jax.Array) -> jax.Array:
@@ -324,18 +349,22 @@ def train(
     inside = {name for name, cadence in program.every.items() if cadence == 1}
     pending: list[Fetch] = []
 
-    def measure(names: Iterable[str], step: int | None) -> None:
+    def measure(names: Iterable[str], last: bool) -> None:
         nonlocal carry
         for name in names:
             carried, fixed = (memories[name],), (inputs, carry)
-            memories[name], values, at, ended, over = run.measure[name](carried, fixed, data)
+            memories[name], values, measured, at, ended, over = run.measure[name](
+                carried, fixed, last, data
+            )
             carry = carry._replace(ended=ended)
-            pending.append(partial(_fetch_measured, values, at, over, step))
+            pending.append(partial(_fetch_measured, values, measured, at, over))
 
     starts = marks(program.every, horizon, program.capacity)
     for start, stop in pairwise(starts):
         arrived, pending = pending, []
-        measure((n for n in memories if n not in inside and start % program.every[n] == 0), start)
+        measure(
+            (n for n in memories if n not in inside and start % program.every[n] == 0), last=False
+        )
         steps = np.minimum(np.arange(start, start + program.capacity), horizon - 1)
         indices = None if batches is None else batches(steps)
         carried, fixed = (carry, {n: memories[n] for n in inside}), (inputs, rates(steps), indices)
@@ -346,7 +375,7 @@ def train(
         yield from records
         if records and not records[-1].running:
             break
-    measure(memories, None)
+    measure(memories, last=True)
     yield from (fetch() for fetch in pending)
     yield End(*jax.device_get((carry.params, carry.step, carry.finite)))
 
@@ -362,9 +391,7 @@ def _fetch_chunk(columns: Values, rows: Any, over: Any, start: int) -> Record:
     return Record(start + offsets, offsets < count[:, None], trimmed, not ended.all())
 
 
-def _fetch_measured(values: Values, at: Any, over: Any, step: int | None) -> Record:
-    """Members that ended before ``step`` are no longer there to be measured (None: all are)."""
-    host, steps, ended = jax.device_get((values, at, over))
-    valid = np.ones_like(steps, bool) if step is None else steps == step
+def _fetch_measured(values: Values, measured: Any, at: Any, over: Any) -> Record:
+    host, valid, steps, ended = jax.device_get((values, measured, at, over))
     columns = {name: value[:, None] for name, value in host.items()}
     return Record(steps[:, None], valid[:, None], columns, not ended.all())

@@ -1,7 +1,7 @@
 """From overrides to jobs: expand a sweep, validate every job, hash it, group by program."""
 
 import hashlib
-import importlib
+import inspect
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
 from lmech import config as configs
 from lmech.config import Config, ConfigError
-from lmech.datasets import Data
+from lmech.datasets import Data, check
+from lmech.seeds import stream_seeds
 
 # Raise it when a change to the code changes a job's numbers beyond rounding: old results are then
 # not passed off as new ones. tests/test_golden.py holds the numbers that go with it.
@@ -26,10 +27,11 @@ MATHS_VERSION = 1
 # The parts of a config that decide the training. The rest says what to look at and how to run.
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
-    *("steps", "batch_size", "microbatch", "seed", "seeds", "stop"),
+    *("steps", "batch_size", "microbatch", "stop"),
 )
+TRAINING_STREAMS = ("init", "batches", "noise")
 # Inputs of a program, beside every float of `optimizer`: members of one batch may differ in them.
-INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization")
+INPUTS = ("steps", "stop", "schedule", "parametrization")
 OURS = ("lmech", "optax", "flax", "jax")
 
 
@@ -53,17 +55,13 @@ def digest(value: Any) -> str:
 
 @cache
 def _source(target: str) -> str | None:
-    """Checksum of the file that a user's ``_target_`` lives in (None: not the user's)."""
-    if target.partition(".")[0] in OURS:
+    """Checksum of the file that defines a user's ``_target_`` (None: ours or a library's)."""
+    defined = inspect.unwrap(get_method(target))
+    module = getattr(defined, "__module__", "")
+    if module.partition(".")[0] in OURS and not module.startswith("lmech.experiments."):
         return None
-    parts = target.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        try:
-            file = importlib.import_module(".".join(parts[:end])).__file__
-        except ModuleNotFoundError:
-            continue
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
-    return None
+    file = inspect.getsourcefile(defined)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
 def _targets(node: Any) -> list[str]:
@@ -75,7 +73,9 @@ def _targets(node: Any) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _load(dataset: str) -> Data:
-    return instantiate(json.loads(dataset))
+    data = instantiate(json.loads(dataset))
+    check(data)
+    return data
 
 
 def load_data(config: Config) -> Data:
@@ -93,6 +93,12 @@ def innermost(error: BaseException) -> str:
     return str(error)
 
 
+def one_line(error: BaseException) -> str:
+    """First line of the message; with its type, unless that is the ValueError of a bad value."""
+    first = (innermost(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
+
+
 @cache
 def _data_checksum(dataset: str) -> str:
     total = hashlib.sha256()
@@ -106,8 +112,10 @@ def _data_checksum(dataset: str) -> str:
 def job_id(config: Config) -> str:
     """Identity of a training: config, maths version, data, and the source of a user's code."""
     science = {key: config[key] for key in SCIENCE}
-    if any(threshold is not None for threshold in config["stop"].values()):
-        science["observables"] = config["observables"]  # a stop rule reads what they record
+    streams = stream_seeds(config["seed"], config["seeds"])
+    science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
+    rules = [column for column, threshold in config["stop"].items() if threshold is not None]
+    science["watched"] = {name: config["observables"][name] for name in rules}
     load_data(config)
     sources = {target: _source(target) for target in _targets(science)}
     return digest(
@@ -121,16 +129,17 @@ def job_id(config: Config) -> str:
 
 
 def observable_ids(config: Config) -> dict[str, str]:
-    """Identity of each observable: its own config and the source of a user's code."""
+    """Identity of each observable: its own config, its seed, and the source of a user's code."""
+    probes = stream_seeds(config["seed"], config["seeds"])["probes"]
     return {
-        name: digest({"config": node, "source": [_source(t) for t in _targets(node)]})
+        name: digest([node, probes, [_source(target) for target in _targets(node)]])
         for name, node in config["observables"].items()
     }
 
 
 def program_key(config: Config) -> str:
     """Equal for jobs that share a compiled program: the config without the program's inputs."""
-    rates = {k: v for k, v in config["optimizer"].items() if not isinstance(v, float)}
+    rates = {k: "input" if isinstance(v, float) else v for k, v in config["optimizer"].items()}
     static = {key: config[key] for key in SCIENCE if key not in INPUTS}
     extra = {"observables": config["observables"], "chunk": config["execution"]}
     return _canonical({**static, **extra, "optimizer": rates})
@@ -141,7 +150,10 @@ def split_sweeps(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[An
     plain, sweeps = [], {}
     for text, override in zip(overrides, configs.parse(overrides), strict=True):
         if override.is_sweep_override():
-            strings = list(override.sweep_string_iterator())
+            try:
+                strings = list(override.sweep_string_iterator())
+            except HydraException as error:
+                raise ConfigError(f"{text!r}: {one_line(error)}") from error
             sweeps[text.partition("=")[0]] = [value(f"x={string}") for string in strings]
         else:
             plain.append(text)

@@ -29,6 +29,21 @@ class Experiment(NamedTuple):
 DEFAULT_SCALE = "default"
 
 
+def _checked(name: str, node: dict[str, Any]) -> dict[str, Any]:
+    """The experiment section, with all that it needs and a module that measures."""
+    place = f"conf/experiment/{name}.yaml: experiment"
+    for key in ("name", "module", "sweep", "claims"):
+        if key not in node:
+            raise ConfigError(f"{place}.{key} is missing")
+    try:
+        module = importlib.import_module(node["module"])
+    except ImportError as error:
+        raise ConfigError(f"{place}.module={node['module']}: {error}") from error
+    if not callable(getattr(module, "measure", None)):
+        raise ConfigError(f"{place}.module={node['module']} has no function measure(runs)")
+    return node
+
+
 def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     """The experiment's sweep and claims at a scale, with the user's overrides on top.
 
@@ -38,7 +53,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     if name not in options:
         raise ConfigError(f"no experiment '{name}'{config.nearest(name, options)} (lmech list)")
     chosen = [f"experiment={name}"]
-    node: dict[str, Any] = config.plain(config.compose(chosen))["experiment"]
+    node = _checked(name, config.plain(config.compose(chosen))["experiment"])
     scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
     if scale not in scales:
         raise ConfigError(
@@ -109,7 +124,10 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     runs = collecting.read_runs(folder)
     if not runs:
         return []
-    measurements: pd.DataFrame = module.measure(runs)
+    measured = {run.job for run in runs}
+    jobs = collecting.read_jobs(folder).drop(columns=["status", "ended_at"])
+    missing = jobs[~jobs["job"].isin(measured)]
+    measurements = pd.concat([module.measure(runs), missing], ignore_index=True)
     judged = [verdicts.judge(claim, measurements) for claim in experiment.claims]
     write_json(folder / "claims.json", judged)
     draw = getattr(module, "figure", lambda runs, _: plotting.curves(runs))

@@ -1,15 +1,19 @@
 """Run a sweep's batches and write what they leave on disk."""
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+import pyarrow as pa
 import yaml
 from hydra.utils import instantiate
 
@@ -79,20 +83,26 @@ def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict
     Every group's program is traced before anything is written: what cannot work raises
     ConfigError. A batch that fails marks its jobs failed, with the traceback in each folder, and
     the others go on. Returns the folder, counts by status (finished jobs count as skipped), and
-    the last line of each failed job's traceback.
+    why each failed job did.
     """
-    todo = [job for job in jobs if not finished(target / job.id, job)]
+    todo = [
+        _with_recorded(job, target / job.id) for job in jobs if not finished(target / job.id, job)
+    ]
     groups = planning.group(todo)
     for group in groups:
         _check(group)
     record = provenance()
     _write_manifest(target, jobs, groups, record)
     statuses: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     started = time.monotonic()
     with count_compilations() as compilations, instantiate(jobs[0].config["logger"])() as show:
+        follow = _harmless(show)
         for number, group in enumerate(groups):
             place = partial(Progress, number, len(groups), len(group))
-            statuses |= _guarded(group, target, record, lambda *at, p=place: show(p(*at)))
+            ended, reason = _guarded(group, target, record, lambda *at, p=place: follow(p(*at)))
+            statuses |= ended
+            reasons |= dict.fromkeys(ended, reason)
     ran = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
@@ -103,11 +113,16 @@ def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict
         summary = {"jobs": len(jobs), **counts, "compilations": len(compilations.training)}
         write_json(target / "summary.json", {**summary, "seconds": seconds, "provenance": record})
     failed = [job.id for job in todo if statuses[job.id] == "failed"]
-    return target, counts, {job: _last_line(target / job / "error.txt") for job in failed}
+    return target, counts, {job: reasons[job] for job in failed}
 
 
-def _last_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
+def _with_recorded(job: Job, job_folder: Path) -> Job:
+    """The job with the observables that its old result has too: a rerun drops no column."""
+    path = job_folder / "config.yaml"
+    if not path.is_file():
+        return job
+    old = yaml.safe_load(path.read_text(encoding="utf-8"))["observables"]
+    return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})
 
 
 def finished(job_folder: Path, job: Job) -> bool:
@@ -126,8 +141,8 @@ def _check(group: Sequence[Job]) -> None:
             building.check(building.build([job.config for job in group]))
         except ConfigError:
             raise
-        except (ValueError, TypeError) as error:
-            raise ConfigError(planning.innermost(error)) from error
+        except Exception as error:
+            raise ConfigError(planning.one_line(error)) from error
 
 
 def _write_manifest(
@@ -155,21 +170,41 @@ def _write_manifest(
 
 
 def _guarded(
-    group: Sequence[Job],
-    target: Path,
-    record: dict[str, Any],
-    show: Callable[..., None],
-) -> dict[str, str]:
-    """Run a batch; if it raises, its jobs have failed and say why. Returns their statuses."""
+    group: Sequence[Job], target: Path, record: dict[str, Any], show: Callable[..., None]
+) -> tuple[dict[str, str], str]:
+    """Run a batch; if it raises, its jobs have failed and say why. Returns statuses, the reason.
+
+    A result that a job already had stays.
+    """
     try:
-        return _run_batch(group, target, record, show)
-    except Exception:
+        return _run_batch(group, target, record, show), ""
+    except Exception as error:
         for job in group:
-            _write_config(target / job.id, job)
-            (target / job.id / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            result = {"id": job.id, "observables": {}, "status": "failed", "provenance": record}
-            write_json(target / job.id / "result.json", result)
-        return {job.id: "failed" for job in group}
+            folder = target / job.id
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            if not (folder / "result.json").is_file():
+                _write_config(folder, job)
+                result = {"id": job.id, "observables": {}, "status": "failed"}
+                write_json(folder / "result.json", {**result, "provenance": record})
+        return {job.id: "failed" for job in group}, planning.one_line(error)
+
+
+def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """The logger, silenced by its first exception: it must not cost a number."""
+    broken = False
+
+    def guarded(progress: Progress) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            show(progress)
+        except Exception as error:
+            broken = True
+            print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
+
+    return guarded
 
 
 def _write_config(job_folder: Path, job: Job) -> None:
@@ -206,6 +241,12 @@ def _run_batch(
     return statuses
 
 
+def _final(table: pa.Table) -> dict[str, Any]:
+    """The last recorded value of each column."""
+    columns = {name: table.column(name).drop_null() for name in table.column_names}
+    return {name: column[-1].as_py() for name, column in columns.items() if name != "step"}
+
+
 def _write_job(
     job_folder: Path,
     job: Job,
@@ -222,11 +263,12 @@ def _write_job(
     step = int(end.step[member])
     write_weights(job_folder / "weights" / f"{step}.npz", leaves)
     (job_folder / "error.txt").unlink(missing_ok=True)
-    finite = bool(end.finite[member])
-    losses = table.column("train_loss" if "train_loss" in table.column_names else "batch_loss")
-    known = losses.drop_null().to_numpy()
-    diverged = not finite or bool(known[-1] > known[0])
-    status = "diverged" if diverged else "done"
+    final = _final(table)
+    loss = "train_loss" if "train_loss" in final else "batch_loss"
+    finite = bool(end.finite[member]) and bool(np.isfinite(final.get(loss, 0.0)))
+    rose = job.config["batch_size"] is None or loss == "train_loss"
+    rose = rose and loss in final and final[loss] > table.column(loss).drop_null()[0].as_py()
+    status = "diverged" if rose or not finite else "done"
     write_json(
         job_folder / "result.json",
         {
@@ -235,7 +277,7 @@ def _write_job(
             "status": status,
             "steps": step,
             "nonfinite_at": None if finite else step,
-            "final": recorder.last[member],
+            "final": final,
             "provenance": record,
         },
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 # The order is part of the numbers: append, never reorder.
@@ -16,8 +15,10 @@ def stream_seeds(seed: int, overrides: Mapping[str, int | None]) -> dict[str, in
     return {stream: seed if value is None else value for stream, value in own.items()}
 
 
-def key(seeds: Mapping[str, Any], stream: str) -> jax.Array:
+def key(seeds: Mapping[str, Any], stream: str) -> Any:
     """JAX key of a stream, inside a compiled program (the seed is its input)."""
+    import jax  # noqa: PLC0415 planning reads seeds and needs no JAX
+
     return jax.random.fold_in(jax.random.key(seeds[stream]), STREAMS.index(stream))
 
 

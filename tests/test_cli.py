@@ -44,6 +44,8 @@ def test_help_names_every_command(capsys):
         (["collect", "nowhere"], "no results at nowhere"),
         ([*RUN, "observables=[loss,accuracy]"], "leave accuracy out"),
         ([*RUN, "model.width=1", "model.depth=0"], "lower observables.sharpness.k"),
+        (["-m", *RUN, "model=glob(*"], "model=glob(*"),
+        ([*RUN, "name=../x"], "name=../x"),
         ([*RUN, "batch_size=21"], "there are 20 training examples"),
     ],
 )
@@ -135,6 +137,66 @@ def test_a_batch_that_raises_fails_alone_with_its_traceback(elsewhere, monkeypat
     monkeypatch.setattr(engine, "train", train)
     assert main(["-m", *RUN, "batch_size=null,5"]) == 0
     assert not list(sweep.glob("*/error.txt"))
+
+
+def test_final_values_are_those_of_the_table(elsewhere):
+    assert main(["-m", *RUN, "observables.sharpness.every=4", "steps=10,30"]) == 0
+    for path in only(elsewhere).glob("*/result.json"):
+        result = json.loads(path.read_text())
+        last = pd.read_parquet(path.parent / "metrics.parquet").ffill().iloc[-1]
+        for name in ("train_loss", "sharpness", "test_loss"):
+            assert result["final"][name] == last[name]
+
+
+def test_a_loss_that_is_not_finite_at_the_last_weights_is_divergence(elsewhere):
+    assert main([*RUN, "observables=[loss]", "optimizer.learning_rate=1e30", "steps=1"]) == 0
+    (path,) = only(elsewhere).glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert (result["status"], result["nonfinite_at"]) == ("diverged", 1)
+
+
+def test_a_broken_logger_costs_no_number(elsewhere, capsys):
+    (elsewhere / "mine.py").write_text(
+        "from contextlib import contextmanager\n"
+        "@contextmanager\ndef follow():\n"
+        "    def show(progress):\n        raise RuntimeError('the wire is cut')\n"
+        "    yield show\n"
+        "def broken():\n    return follow\n"
+    )
+    assert main([*RUN[:-1], "logger._target_=mine.broken"]) == 0
+    assert "the logger stopped: RuntimeError: the wire is cut" in capsys.readouterr().err
+
+
+def test_a_failed_rerun_keeps_the_finished_result(elsewhere, monkeypatch):
+    from lmech import engine
+
+    assert main([*RUN, "observables=[loss]"]) == 0
+    (path,) = only(elsewhere).glob("*/result.json")
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no")))
+        assert main(RUN) == 1
+    assert path.read_bytes() == before
+    assert (path.parent / "error.txt").is_file()
+
+
+def test_a_rerun_for_another_observable_drops_no_column(elsewhere):
+    assert main([*RUN, "observables=[sharpness]"]) == 0
+    assert main([*RUN, "observables=[loss]"]) == 0
+    (path,) = only(elsewhere).glob("*/metrics.parquet")
+    assert {"sharpness", "train_loss"} <= set(pd.read_parquet(path).columns)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_swept_number_of_steps_is_a_column():
+    assert main(["-m", *RUN, "steps=3,5"]) == 0
+    assert lmech.collect("outputs").groupby("steps")["step"].max().to_dict() == {3: 3, 5: 5}
+
+
+def test_an_optimizer_that_cannot_work_is_known_before_anything_is_written(elsewhere, capsys):
+    assert main([*RUN, "optimizer._target_=optax.lbfgs"]) == 2
+    assert not list(elsewhere.iterdir())
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_verify_prints_the_table_and_fails_on_a_mismatch(monkeypatch, capsys):

@@ -96,8 +96,8 @@ def test_jobs_have_their_status_and_are_missing_where_they_never_ran(tmp_path):
     assert jobs["job"].tolist() == list(RATES)
     assert jobs["optimizer.learning_rate"].tolist() == list(RATES.values())
     assert jobs["status"].tolist() == ["done", "done", "failed", "missing"]
-    assert jobs["steps"].tolist()[:2] == [3, 3]
-    assert jobs["steps"].isna().tolist() == [False, False, True, True]
+    assert jobs["ended_at"].tolist()[:2] == [3, 3]
+    assert jobs["ended_at"].isna().tolist() == [False, False, True, True]
 
 
 def test_runs_are_the_jobs_with_metrics_in_the_manifests_order(tmp_path):

@@ -424,3 +424,23 @@ def test_cifar_has_the_published_channel_means():
     mean, _ = moments(np.concatenate(batches), "pixel")
     assert mean.shape == (32, 32, 3)
     np.testing.assert_allclose(mean.mean(axis=(0, 1)) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((4, 2)), np.zeros(4), "labels are integers"),
+        (np.zeros((4, 2)), np.zeros((4, 2), np.int64), "labels are integers"),
+        (np.zeros((4, 2)), np.zeros(3, np.int64), "4 inputs and 3 targets"),
+        (np.zeros((4, 2)), np.full(4, -1), "count from 0"),
+    ],
+)
+def test_targets_that_no_loss_can_read_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.check(datasets.Data(datasets.Examples(x, y), datasets.Examples(x, y)))
+
+
+def test_a_class_that_only_the_test_split_has_still_gets_an_output():
+    x = np.zeros((2, 1))
+    split = datasets.Examples(x, np.array([0, 1])), datasets.Examples(x, np.array([0, 7]))
+    assert datasets.outputs(datasets.Data(*split)) == 8

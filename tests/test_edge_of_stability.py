@@ -19,7 +19,7 @@ def run(sharpness, loss, steps=400, rate=0.5):
     at = np.arange(steps + 1)
     metrics = pd.DataFrame({"step": at, "train_loss": loss(at), "train_accuracy": at / steps})
     metrics["sharpness"] = np.where(at % 10 == 0, sharpness(at), np.nan)
-    return Run("job", config, {}, metrics)
+    return Run("job", config, {"status": "done"}, metrics)
 
 
 def test_quantities_of_a_written_out_run():
@@ -37,9 +37,18 @@ def test_quantities_of_a_written_out_run():
 def test_a_run_that_never_arrives_has_no_crossing():
     flat = run(lambda t: 0 * t + 2.0, lambda t: 1 / (1 + t))
     row = experiment.measure([flat]).iloc[0]
-    assert np.isnan(row["crossing"])
+    assert row["crossing"] == np.inf
     assert row["plateau"] == 0.5
     assert row["rises"] == 0
+
+
+def test_no_claim_holds_of_a_run_that_is_not_complete():
+    good = run(lambda t: 0 * t + 4.2, lambda t: 1 / (1 + t))
+    diverged = good._replace(result={"status": "diverged"})
+    short = good._replace(config={**good.config, "steps": 500})
+    for incomplete in (diverged, short):
+        row = experiment.measure([incomplete]).iloc[0]
+        assert row.drop(["job", "seed", "optimizer.learning_rate"]).isna().all()
 
 
 @pytest.mark.parametrize("scale", ["default", "paper"])

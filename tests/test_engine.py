@@ -89,13 +89,15 @@ def test_each_observable_is_recorded_at_its_cadence_and_at_the_end():
     assert sorted(column(recorder, 0, "test_loss")) == [0, 4, 8, 10]
 
 
-def test_members_of_one_batch_may_have_different_horizons():
-    recorder, end = train([job("steps=4"), job("steps=9")])
-    assert end.step.tolist() == [4, 9]
-    assert max(column(recorder, 0, "test_loss")) == 4
-    single, single_end = train([job("steps=4")])
+def test_a_member_that_ends_early_has_the_records_of_the_single_run():
+    watched = ("observables=[loss,sharpness]", "observables.sharpness.every=2")
+    watched += ("optimizer.learning_rate=0.3",)
+    recorder, end = train([job("steps=5", *watched), job("steps=20", *watched)])
+    assert end.step.tolist() == [5, 20]
+    single, single_end = train([job("steps=5", *watched)])
     assert weights(end, 0).tobytes() == weights(single_end, 0).tobytes()
-    assert column(recorder, 0, "train_loss") == column(single, 0, "train_loss")
+    assert recorder.table(0).equals(single.table(0))
+    assert sorted(column(recorder, 0, "sharpness")) == [0, 2, 4, 5]
 
 
 @pytest.mark.parametrize("every", [1, 3])

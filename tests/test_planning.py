@@ -69,6 +69,40 @@ def test_an_observables_cadence_changes_its_own_identity_alone():
     assert {name for name in before if before[name] != after[name]} == {"test_loss"}
 
 
+def test_a_stop_rule_is_the_one_observable_that_it_reads():
+    rule = "stop.train_loss=0.1"
+    assert ids(rule) != ids()
+    assert ids(rule, "observables.test_loss.every=7") == ids(rule)
+    assert ids(rule, "observables.train_loss.every=7") != ids(rule)
+
+
+def test_the_probes_seed_is_the_observables_alone():
+    (a,) = planning.expand(FAST, {})
+    (b,) = planning.expand([*FAST, "seeds.probes=7"], {})
+    assert planning.observable_ids(a.config) != planning.observable_ids(b.config)
+
+
+def test_presets_of_one_target_with_other_keys_are_other_programs():
+    jobs = planning.expand(FAST, {"optimizer": ["gd", "momentum"]})
+    assert len(planning.group(jobs)) == 2
+
+
+def test_the_source_of_a_re_exported_function_is_the_file_that_defines_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pk").mkdir()
+    (tmp_path / "pk" / "__init__.py").write_text("from pk.inner import scaled\n")
+    found = []
+    for constant in ("1.0", "2.0"):
+        (tmp_path / "pk" / "inner.py").write_text(
+            f"def scaled():\n    return lambda f, y: {constant} * (f - y).sum(axis=-1) ** 2\n"
+        )
+        for name in ("pk", "pk.inner"):
+            sys.modules.pop(name, None)
+        planning._source.cache_clear()
+        found += ids("loss._target_=pk.scaled")
+    assert found[0] != found[1]
+
+
 def test_the_source_of_a_users_code_enters_the_id(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = []

@@ -20,7 +20,10 @@ def predict(config: dict[str, Any]) -> float:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run; sharpness in units of the run's 2/η. NaN where the run never got there.
+    """One row a run; sharpness in units of the run's 2/η.
+
+    Infinite where a complete run never got there; NaN throughout for one that is not complete
+    (diverged, or ended early), so that no claim holds of it.
 
     ``initial``: at step 0. ``crossing``: first measured step at or above 1, ``crossing_share``
     as a share of the run. ``plateau``: mean over the second half of the run, ``lowest`` and
@@ -38,14 +41,17 @@ def _measure(run: Run) -> dict[str, Any]:
     accuracy = run.column("train_accuracy")
     steps = run.config["steps"]
     crossing = _first(sharpness >= 1)
+    complete = run.result["status"] == "done" and loss.index[-1] == steps
     late = sharpness[sharpness.index >= steps / 2]
     late_loss = loss[loss.index >= steps / 2]
     means = late_loss.groupby(late_loss.index // WINDOW).agg(["mean", "size"])
     windows = means["mean"][means["size"] == WINDOW]
-    return {
+    labels = {
         "job": run.job,
         "seed": run.config["seed"],
         "optimizer.learning_rate": run.config["optimizer"]["learning_rate"],
+    }
+    quantities = {
         "initial": sharpness.iloc[0],
         "crossing": crossing,
         "crossing_share": crossing / steps,
@@ -58,11 +64,12 @@ def _measure(run: Run) -> dict[str, Any]:
         **{f"loss_at_{step}": loss.get(step, np.nan) for step in LOSS_STEPS},
         "step_of_99": _first(accuracy >= 0.99),
     }
+    return labels | (quantities if complete else dict.fromkeys(quantities, np.nan))
 
 
 def _first(condition: pd.Series) -> float:
-    """The first step at which it holds (NaN: never)."""
-    return min(condition.index[condition], default=np.nan)
+    """The first step at which it holds (infinite: never)."""
+    return min(condition.index[condition], default=np.inf)
 
 
 def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Examples(NamedTuple):
     """Inputs ``x`` [N, …] and targets ``y``: labels [N] (integers) or vectors [N, C] (reals)."""
@@ -19,5 +21,20 @@ class Data(NamedTuple):
 
 def outputs(data: Data) -> int:
     """Number of outputs C that the targets ask for: classes, or components of a real target."""
-    y = data.train.y
-    return int(y.max()) + 1 if y.ndim == 1 else y.shape[-1]
+    labels = [split.y for split in data if split.y.ndim == 1 and len(split.y)]
+    return int(max(y.max() for y in labels)) + 1 if labels else data.train.y.shape[-1]
+
+
+def check(data: Data) -> None:
+    """Raise ValueError unless targets are labels [N] (integers) or reals [N, C], one an input."""
+    for name, (x, y) in zip(Data._fields, data, strict=True):
+        if len(x) != len(y):
+            raise ValueError(f"the {name} split has {len(x)} inputs and {len(y)} targets")
+        integers = np.issubdtype(y.dtype, np.integer)
+        if y.ndim != (1 if integers else 2):
+            raise ValueError(
+                f"{name} targets are {y.dtype} of shape {y.shape}: labels are integers [N], "
+                "real targets floats [N, C]"
+            )
+        if integers and len(y) and y.min() < 0:
+            raise ValueError(f"{name} labels start at {y.min()}: they count from 0")
