@@ -102,18 +102,32 @@ def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict
             place = partial(Progress, number, len(groups), len(group))
             ended, reason = _guarded(group, target, record, lambda *at, p=place: follow(p(*at)))
             statuses |= ended
-            reasons |= dict.fromkeys(ended, reason)
-    ran = time.monotonic() - started
+            reasons |= {job: reason for job, status in ended.items() if status == "failed"}
+    wall = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
     counts["skipped"] = len(jobs) - len(todo)
-    seconds = {"wall": ran, "compile": sum(compilations.seconds)}
-    seconds["run"] = ran - seconds["compile"]
     if todo or not (target / "summary.json").is_file():
-        summary = {"jobs": len(jobs), **counts, "compilations": len(compilations.training)}
-        write_json(target / "summary.json", {**summary, "seconds": seconds, "provenance": record})
-    failed = [job.id for job in todo if statuses[job.id] == "failed"]
-    return target, counts, {job: reasons[job] for job in failed}
+        write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
+    return target, counts, reasons
+
+
+def _summary(
+    jobs: int,
+    counts: dict[str, int],
+    compilations: Compilations,
+    wall: float,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """What summary.json says; ``run`` is the wall time without the compilations."""
+    compiling = sum(compilations.seconds)
+    return {
+        "jobs": jobs,
+        **counts,
+        "compilations": len(compilations.training),
+        "seconds": {"wall": wall, "compile": compiling, "run": wall - compiling},
+        "provenance": record,
+    }
 
 
 def _with_recorded(job: Job, job_folder: Path) -> Job:
