@@ -30,6 +30,8 @@ class Run(NamedTuple):
     """One finished job, as read from the disk."""
 
     job: str
+    overrides: dict[str, Any]
+    """The swept keys and their values."""
     config: dict[str, Any]
     """Resolved."""
     result: dict[str, Any]
@@ -45,14 +47,19 @@ class Run(NamedTuple):
 def read_runs(sweep: Path) -> list[Run]:
     """The jobs of a sweep that have a result and have not failed, in the manifest's order."""
     lines = (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    folders = [sweep / json.loads(line)["id"] for line in lines]
-    runs = [_read_run(folder) for folder in folders if (folder / "metrics.parquet").is_file()]
+    entries = [json.loads(line) for line in lines]
+    runs = [
+        _read_run(sweep / entry["id"], entry["overrides"])
+        for entry in entries
+        if (sweep / entry["id"] / "metrics.parquet").is_file()
+    ]
     return [run for run in runs if run.result["status"] != "failed"]
 
 
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Path, overrides: dict[str, Any]) -> Run:
     return Run(
         folder.name,
+        overrides,
         yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
         json.loads((folder / "result.json").read_text(encoding="utf-8")),
         pd.read_parquet(folder / "metrics.parquet"),

@@ -45,12 +45,18 @@ def curves(runs: Sequence[Run]) -> Figure:
     for axis, name in zip(axes, names, strict=True):
         for run, color in zip(runs, colors(len(runs)), strict=True):
             values = run.column(name)
-            axis.plot(values.index, values, color=color, lw=1, label=run.job)
+            dots = "." if len(values) <= 50 else ""  # a line alone would invent what lies between
+            axis.plot(values.index, values, dots + "-", color=color, lw=1, label=_label(run))
         axis.set_ylabel(name)
     axes[-1].set_xlabel("step")
     if 1 < len(runs) <= 8:
-        axes[0].legend(title="run", fontsize=7, title_fontsize=7)
+        axes[0].legend(fontsize=7)
     return fig
+
+
+def _label(run: Run) -> str:
+    """``learning_rate 0.1, seed 3``: what sets the run apart in its sweep."""
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in run.overrides.items())
 
 
 def _scalars(run: Run) -> list[str]:

@@ -19,7 +19,7 @@ def run(sharpness, loss, steps=400, rate=0.5):
     at = np.arange(steps + 1)
     metrics = pd.DataFrame({"step": at, "train_loss": loss(at), "train_accuracy": at / steps})
     metrics["sharpness"] = np.where(at % 10 == 0, sharpness(at), np.nan)
-    return Run("job", config, {"status": "done"}, metrics)
+    return Run("job", {}, config, {"status": "done"}, metrics)
 
 
 def test_quantities_of_a_written_out_run():

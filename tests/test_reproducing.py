@@ -35,7 +35,7 @@ def test_a_failed_job_leaves_its_claim_undetermined(tmp_path, monkeypatch):
         {"job": ["a", "b"], "model.width": [4, 5], "status": ["done", "failed"], "ended_at": [9, 0]}
     )
     monkeypatch.setattr(collecting, "read_jobs", lambda _: jobs)
-    run = collecting.Run("a", {}, {"status": "done"}, pd.DataFrame())
+    run = collecting.Run("a", {}, {}, {"status": "done"}, pd.DataFrame())
     monkeypatch.setattr(collecting, "read_runs", lambda _: [run])
     monkeypatch.setattr(reproducing, "_draw", lambda *_, **__: None)
     (tmp_path / "toy_measure.py").write_text(
