@@ -152,10 +152,9 @@ def _check_option(group: str, value: str) -> None:
     options = groups()[group]
     if value == "null" and group == "experiment":
         return
-    wanted = (
-        [v.strip() for v in value.strip("[]").split(",")] if group == "observables" else [value]
-    )
-    for option in wanted:
+    chosen = parse([f"{group}={value}"])[0].value()
+    several = chosen if isinstance(chosen, list) and group == "observables" else [chosen]
+    for option in map(str, several):
         if option not in options:
             raise ConfigError(
                 f"{group}={option}: no such option{nearest(option, options)} "

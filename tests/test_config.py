@@ -100,6 +100,18 @@ def test_a_parameter_that_the_preset_leaves_out_is_a_key_all_the_same():
     assert job.config["optimizer"]["momentum"] == 0.25
 
 
+@pytest.mark.parametrize("text", ["observables=[]", "observables=['loss']", "observables=loss"])
+def test_a_list_of_options_may_be_empty_quoted_or_one(text):
+    (job,) = planning.expand([text, "dataset=chebyshev"], {})
+    assert ("train_loss" in job.config["observables"]) == ("loss" in text)
+
+
+def test_a_preset_key_that_another_target_does_not_take_goes():
+    target = "model._target_=flax.linen.Dense"
+    composed = config.compose([target, "model.features=10"])
+    assert dict(composed.model) == {"_target_": "flax.linen.Dense", "features": 10}
+
+
 def test_a_stop_rule_without_its_observable_is_refused():
     with pytest.raises(ConfigError, match=r"needs the observable train_accuracy"):
         planning.expand(["stop.train_accuracy=0.9", "observables=[loss]"], {})
