@@ -1,7 +1,7 @@
 """From resolved configs to what the engine takes: a program, its inputs and its data."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +56,26 @@ def build_problem(config: Config, data: Data) -> Problem:
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)
 
-    return Problem(init, apply, instantiate(config["loss"]))
+    def activations(params: Any, x: jax.Array) -> dict[str, Any]:
+        _, captured = model.apply(
+            {"params": params}, x, capture_intermediates=True, mutable=["intermediates"]
+        )
+        return _layers(captured["intermediates"])
+
+    return Problem(init, apply, instantiate(config["loss"]), activations)
+
+
+def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Flax's tree of captured outputs, ``{"hidden_1": {"__call__": (h,)}}``, by path."""
+    layers: dict[str, Any] = {}
+    for name, node in captured.items():
+        if name == "__call__":
+            continue
+        here = f"{path}/{name}".lstrip("/")
+        layers |= _layers(node, here)
+        if "__call__" in node:
+            layers[here] = node["__call__"][0]
+    return layers
 
 
 def _hyperparameters(config: Config) -> dict[str, float]:

@@ -24,7 +24,7 @@ from lmech.datasets import Data, Examples
 from lmech.numerics import trees
 from lmech.observables import Memory, Observable, State, Values
 from lmech.optimizers import Hyperparameters, Optimizer
-from lmech.parametrization import Scales, parametrize
+from lmech.parametrization import Scales, descend, parametrize
 from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
 
 Mode = Literal["map", "vmap"]
@@ -60,12 +60,24 @@ class Program(NamedTuple):
     mode: Mode
 
 
+class Feed(NamedTuple):
+    """What the host gives a step: its learning rate, and its examples' indices (None: all)."""
+
+    rate: Any
+    batch: Any
+
+
 class Carry(NamedTuple):
     """A member's state: it is at w_step, and stays there once ``ended``."""
 
     params: Params
+    past: tuple[Params, ...]
     optimizer: Any
     step: jax.Array
+    rate: jax.Array
+    """The last step's."""
+    time: jax.Array
+    """Sum of the rates of the steps taken."""
     ended: jax.Array
     finite: jax.Array
 
@@ -111,18 +123,49 @@ def _met(stop: Stop, values: Values) -> jax.Array:
     return met
 
 
+def _examples(data: Data, feed: Feed) -> Examples:
+    """The examples of one step."""
+    if feed.batch is None:
+        return data.train
+    return Examples(*(array[feed.batch] for array in data.train))
+
+
 def _state(
-    program: Program, inputs: Inputs, carry: Carry, data: Data, evaluation: Evaluation | None = None
+    program: Program,
+    inputs: Inputs,
+    carry: Carry,
+    feed: Feed,
+    data: Data,
+    evaluation: Evaluation | None = None,
+    gradient: Params | None = None,
 ) -> State:
     return State(
         problem=parametrize(program.problem, inputs.scales),
         data=data,
         params=carry.params,
+        past=carry.past,
         step=carry.step,
+        time=carry.time,
         seeds=inputs.seeds,
         microbatch=program.microbatch,
+        batch_size=program.batch_size,
+        batch=_examples(data, feed),
         evaluation=evaluation,
+        gradient=gradient,
+        optimizer=program.optimizer,
+        hyperparameters={**inputs.hyperparameters, "learning_rate": feed.rate},
+        optimizer_state=carry.optimizer,
+        scales=inputs.scales,
     )
+
+
+def _observe(observable: Observable, state: State, memory: Memory) -> tuple[Memory, Values]:
+    """A measurement; not a number while the run has fewer past iterates than it looks at."""
+    memory, values = observable.measure(state, memory)
+    if observable.past:
+        known = state.step >= observable.past
+        values = jax.tree.map(lambda v: jnp.where(known, v, jnp.asarray(jnp.nan, v.dtype)), values)
+    return memory, values
 
 
 def _start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
@@ -130,9 +173,19 @@ def _start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
     if params is None:
         problem = parametrize(program.problem, inputs.scales)
         params = problem.init(seeds.key(inputs.seeds, "init"))
-    optimizer = program.optimizer(inputs.hyperparameters).init(params)
+    past = max((observable.past for observable in program.observables.values()), default=0)
     ended = inputs.horizon <= 0
-    return Carry(params, optimizer, jnp.int32(0), ended, jnp.ones_like(ended))
+    rate = inputs.hyperparameters["learning_rate"]
+    return Carry(
+        params=params,
+        past=(params,) * past,
+        optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
+        step=jnp.int32(0),
+        rate=rate,
+        time=jnp.zeros_like(rate),
+        ended=ended,
+        finite=jnp.ones_like(ended),
+    )
 
 
 def _update(
@@ -140,11 +193,15 @@ def _update(
 ) -> Carry:
     """One optimizer step at the given learning rate."""
     hyperparameters = {**inputs.hyperparameters, "learning_rate": rate}
-    transformation = program.optimizer(hyperparameters)
-    updates, optimizer = transformation.update(gradient, carry.optimizer, carry.params)
-    updates = trees.multiply(inputs.scales.learning_rate, updates)
+    updates, optimizer = descend(
+        program.optimizer, hyperparameters, inputs.scales, gradient, carry.optimizer, carry.params
+    )
     return carry._replace(
-        params=trees.add(carry.params, updates), optimizer=optimizer, step=carry.step + 1
+        params=trees.add(carry.params, updates),
+        past=(carry.params, *carry.past)[: len(carry.past)],
+        optimizer=optimizer,
+        step=carry.step + 1,
+        time=carry.time + rate,
     )
 
 
@@ -153,8 +210,7 @@ def _chunk(
     carry: Carry,
     memories: dict[str, Memory],
     inputs: Inputs,
-    rates: jax.Array,
-    batches: jax.Array | None,
+    feeds: Feed,
     count: jax.Array,
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
@@ -163,27 +219,26 @@ def _chunk(
     inside = {name: program.observables[name] for name in memories}
 
     def measure(
-        carry: Carry, memories: dict[str, Memory], evaluation: Evaluation
+        state: State, memories: dict[str, Memory], loss: jax.Array
     ) -> tuple[dict[str, Memory], Values]:
-        whole = evaluation if program.batch_size is None else None
-        state = _state(program, inputs, carry, data, whole)
-        updated, values = {}, {"batch_loss": evaluation.loss}
+        updated, values = {}, {"batch_loss": loss}
         for name, observable in inside.items():
-            updated[name], new = observable.measure(state, memories[name])
+            updated[name], new = _observe(observable, state, memories[name])
             values |= _named(name, new)
         return updated, values
 
     def step(carry: Carry, memories: Any, i: jax.Array) -> tuple[Carry, Any, Values]:
-        examples = data.train
-        if batches is not None:
-            examples = Examples(*(array[batches[i]] for array in examples))
+        feed = jax.tree.map(lambda array: array[i], feeds)
+        examples = _examples(data, feed)
         evaluation, gradient = loss_and_gradient(
             problem, carry.params, examples, program.microbatch
         )
-        memories, values = measure(carry, memories, evaluation)
+        state = _state(program, inputs, carry, feed, data, evaluation, gradient)
+        memories, values = measure(state, memories, evaluation.loss)
         finite = jnp.isfinite(evaluation.loss)
         ended = ~finite | _met(inputs.stop, values)
-        stepped = _update(program, inputs, carry, rates[i], gradient)
+        carry = carry._replace(rate=feed.rate)
+        stepped = _update(program, inputs, carry, feed.rate, gradient)
         carry = trees.select(ended, carry, stepped)
         ended |= carry.step >= inputs.horizon
         return carry._replace(ended=ended, finite=finite), memories, values
@@ -205,9 +260,11 @@ def _chunk(
     return carry, memories, columns, rows, _copy(carry.ended)
 
 
-def _memory(program: Program, name: str, inputs: Inputs, carry: Carry, data: Data) -> Memory:
+def _memory(
+    program: Program, name: str, inputs: Inputs, carry: Carry, feed: Feed, data: Data
+) -> Memory:
     """An observable's memory for one member."""
-    return program.observables[name].init(_state(program, inputs, carry, data))
+    return program.observables[name].init(_state(program, inputs, carry, feed, data))
 
 
 def _measure(
@@ -216,6 +273,7 @@ def _measure(
     memory: Memory,
     inputs: Inputs,
     carry: Carry,
+    feed: Feed,
     last: jax.Array,
     data: Data,
 ) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -223,13 +281,14 @@ def _measure(
 
     A member that has ended is measured once more, at the ``last`` call, and its memory rests until
     then: what is recorded of it does not depend on how long the others go on. The step and a second
-    copy of ``ended`` are for the host.
+    copy of ``ended`` are for the host. ``feed`` is that of the step that comes next; who takes none
+    is measured at the rate of its last one.
     """
-    observable = program.observables[name]
-    state = _state(program, inputs, carry, data)
+    feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
+    state = _state(program, inputs, carry, feed, data)
 
     def measure() -> tuple[Memory, Values]:
-        return observable.measure(state, memory)
+        return _observe(program.observables[name], state, memory)
 
     def rest() -> tuple[Memory, Values]:
         shapes = jax.eval_shape(measure)[1]
@@ -242,18 +301,28 @@ def _measure(
     return memory, values, measured, _copy(carry.step), ended, _copy(ended)
 
 
+def _first_feed(program: Program, inputs: Inputs) -> Feed:
+    indices = None if program.batch_size is None else jnp.arange(program.batch_size)
+    return Feed(inputs.hyperparameters["learning_rate"], indices)
+
+
+def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
+    """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
+    carry = _start(program, inputs, None)
+    return _state(program, inputs, carry, _first_feed(program, inputs), data)
+
+
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
     """Start one member, take a step and measure every observable once: to trace, not to run."""
-    carry = _start(program, inputs, None)
-    size = program.batch_size or len(data.train.x)
-    batch = Examples(*(array[:size] for array in data.train))
-    problem = parametrize(program.problem, inputs.scales)
-    _, gradient = loss_and_gradient(problem, carry.params, batch, program.microbatch)
-    carry = _update(program, inputs, carry, inputs.hyperparameters["learning_rate"], gradient)
-    names = program.observables
-    memories = {name: _memory(program, name, inputs, carry, data) for name in names}
-    state = _state(program, inputs, carry, data)
-    return {name: names[name].measure(state, memories[name])[1] for name in names}
+    state = initial_state(program, inputs, data)
+    feed = _first_feed(program, inputs)
+    _, gradient = loss_and_gradient(state.problem, state.params, state.batch, program.microbatch)
+    carry = _update(program, inputs, _start(program, inputs, None), feed.rate, gradient)
+    state = _state(program, inputs, carry, feed, data)
+    return {
+        name: _observe(observable, state, observable.init(state))[1]
+        for name, observable in program.observables.items()
+    }
 
 
 def _copy(flag: jax.Array) -> jax.Array:
@@ -344,30 +413,36 @@ def train(
     run = compiled(program)
     horizon = int(np.max(inputs.horizon))
     inputs, data = jax.device_put((inputs, data))
+
+    def feeds(start: int, count: int) -> Feed:
+        steps = np.minimum(np.arange(start, start + count), horizon - 1)
+        return Feed(rates(steps), None if batches is None else batches(steps))
+
+    def first(feeds: Feed) -> Feed:
+        return jax.tree.map(lambda array: array[:, 0], feeds)
+
     carry = run.start((), (inputs, params))
-    memories = {name: f((), (inputs, carry), data) for name, f in run.memory.items()}
+    now = first(feeds(0, 1))
+    memories = {name: f((), (inputs, carry, now), data) for name, f in run.memory.items()}
     inside = {name for name, cadence in program.every.items() if cadence == 1}
     pending: list[Fetch] = []
 
-    def measure(names: Iterable[str], last: bool) -> None:
+    def measure(names: Iterable[str], feed: Feed, last: bool) -> None:
         nonlocal carry
         for name in names:
-            carried, fixed = (memories[name],), (inputs, carry)
+            carried, fixed = (memories[name],), (inputs, carry, feed)
             memories[name], values, measured, at, ended, over = run.measure[name](
                 carried, fixed, last, data
             )
             carry = carry._replace(ended=ended)
             pending.append(partial(_fetch_measured, values, measured, at, over))
 
-    starts = marks(program.every, horizon, program.capacity)
-    for start, stop in pairwise(starts):
+    for start, stop in pairwise(marks(program.every, horizon, program.capacity)):
         arrived, pending = pending, []
-        measure(
-            (n for n in memories if n not in inside and start % program.every[n] == 0), last=False
-        )
-        steps = np.minimum(np.arange(start, start + program.capacity), horizon - 1)
-        indices = None if batches is None else batches(steps)
-        carried, fixed = (carry, {n: memories[n] for n in inside}), (inputs, rates(steps), indices)
+        upcoming = feeds(start, program.capacity)
+        due = (n for n in memories if n not in inside and start % program.every[n] == 0)
+        measure(due, first(upcoming), last=False)
+        carried, fixed = (carry, {n: memories[n] for n in inside}), (inputs, upcoming)
         carry, updated, columns, rows, over = run.chunk(carried, fixed, stop - start, data)
         memories |= updated
         pending.append(partial(_fetch_chunk, columns, rows, over, start))
@@ -375,7 +450,7 @@ def train(
         yield from records
         if records and not records[-1].running:
             break
-    measure(memories, last=True)
+    measure(memories, first(feeds(horizon, 1)), last=True)
     yield from (fetch() for fetch in pending)
     yield End(*jax.device_get((carry.params, carry.step, carry.finite)))
 

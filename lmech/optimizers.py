@@ -6,15 +6,39 @@ program as data, so a sweep over learning rates, momenta or decays shares one pr
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from annotated_types import Ge, Interval
 from pydantic import FiniteFloat
 
+Tree = Any
 Hyperparameters = Mapping[str, jax.Array]
-Optimizer = Callable[[Hyperparameters], optax.GradientTransformation]
+
+
+class Stability(NamedTuple):
+    """When the update is stable on a quadratic: λ₁(P^-½HP^-½) ≤ ``threshold``.
+
+    ``preconditioner`` P is a tree like the parameters: the update is −ηP⁻¹m, m what the optimizer
+    keeps of the gradients.
+    """
+
+    preconditioner: Tree
+    threshold: jax.Array
+
+
+# (arguments of the factory, the optimizer's state *after* the update, the parameters) ↦ Stability
+StabilityRule = Callable[[Mapping[str, Any], Any, Tree], Stability]
+
+
+class Optimizer(NamedTuple):
+    """``transformation(hyperparameters)``, and its stability rule (None: it has none, as muon)."""
+
+    transformation: Callable[[Hyperparameters], optax.GradientTransformation]
+    stability: Callable[[Hyperparameters, Any, Tree], Stability] | None
+
 
 Rate = Annotated[FiniteFloat, Ge(0)]
 Fraction = Annotated[FiniteFloat, Interval(ge=0, lt=1)]
@@ -42,10 +66,111 @@ def kind(parameter: inspect.Parameter) -> Any:
     return {bool: bool, int: int, float: FiniteFloat}.get(default, Any)
 
 
+def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
+    """M ← βm + (1 − β)g, w ← w − ηm, from m = 0 without bias correction."""
+    return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
+
+
+def _find(state: Any, kind: type) -> Any:
+    """The part of an optax state that is a ``kind``."""
+    parts = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return next(part for part in parts if isinstance(part, kind))
+
+
+def _ones(params: Tree) -> Tree:
+    return jax.tree.map(jnp.ones_like, params)
+
+
+def _heavy_ball(arguments: Mapping[str, Any]) -> Any:
+    """η times the threshold under m ← βm + g: (2 + 2β), or (2 + 2β)/(1 + 2β) with Nesterov's step.
+
+    Cohen et al. 2021, appendix B: where the iteration's eigenvalue passes −1.
+    """
+    beta = arguments.get("momentum")
+    beta = 0.0 if beta is None else beta
+    return (2 + 2 * beta) / (1 + 2 * beta if arguments.get("nesterov") else 1)
+
+
+def _sgd(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
+    return Stability(_ones(params), _heavy_ball(arguments) / arguments["learning_rate"])
+
+
+def _ema(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
+    beta = arguments["beta"]
+    threshold = (2 + 2 * beta) / ((1 - beta) * arguments["learning_rate"])
+    return Stability(_ones(params), threshold)
+
+
+def _adam(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
+    """P = (1 − β₁ᵗ)(√(v/(1 − β₂ᵗ)) + ε): m is the raw first moment (Cohen et al. 2022, eq. 2).
+
+    A decay λw applied beside the momentum (AdamW) takes its part of the room: with P frozen the
+    iteration's eigenvalue passes −1 at (2 + 2β₁)(1 − ηλ/2)/((1 − β₁)η).
+    """
+    b1, b2, eps = arguments["b1"], arguments["b2"], arguments["eps"]
+    root = arguments.get("eps_root", 0.0)
+    eta, decay = arguments["learning_rate"], arguments.get("weight_decay", 0.0)
+    adam = _find(state, optax.ScaleByAdamState)
+    first, second = (1 - b**adam.count for b in (b1, b2))
+    preconditioner = jax.tree.map(lambda v: first * (jnp.sqrt(v / second + root) + eps), adam.nu)
+    return Stability(preconditioner, (2 + 2 * b1) * (1 - eta * decay / 2) / ((1 - b1) * eta))
+
+
+def _rmsprop(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
+    """P = √(ν + ε), not bias-corrected."""
+    nu = _find(state, optax.ScaleByRmsState).nu
+    preconditioner = jax.tree.map(lambda v: jnp.sqrt(v + arguments["eps"]), nu)
+    return Stability(preconditioner, _heavy_ball(arguments) / arguments["learning_rate"])
+
+
+def _adagrad(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
+    """P = √(Σg² + ε), the sum starting at ``initial_accumulator_value``."""
+    total = _find(state, optax.ScaleByRssState).sum_of_squares
+    preconditioner = jax.tree.map(lambda v: jnp.sqrt(v + arguments["eps"]), total)
+    return Stability(preconditioner, 2 / arguments["learning_rate"])
+
+
+# A factory of one's own declares its rule as an attribute: ``my_optimizer.stability = rule``.
+RULES: dict[Any, StabilityRule] = {
+    optax.sgd: _sgd,
+    ema_momentum: _ema,
+    optax.adam: _adam,
+    optax.adamw: _adam,
+    optax.rmsprop: _rmsprop,
+    optax.adagrad: _adagrad,
+}
+# Flags that the rules above do not describe: set otherwise than by default, there is no threshold.
+UNDESCRIBED: dict[Any, tuple[str, ...]] = {
+    optax.adam: ("nesterov",),
+    optax.adamw: ("nesterov", "mask"),
+    optax.rmsprop: ("centered", "eps_in_sqrt", "bias_correction"),
+}
+
+
 def optimizer(factory: Callable[..., optax.GradientTransformation], **static: Any) -> Optimizer:
     """``hyperparameters ↦ factory(**static, **hyperparameters)``, called inside the program.
 
     This is what ``optax.inject_hyperparams`` does at each update, without its copy of the
     hyper-parameters in the optimizer's state: here they are inputs of the program, once.
     """
-    return lambda hyperparameters: factory(**static, **hyperparameters)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    rule = getattr(factory, "stability", RULES.get(factory))
+    if any(
+        static.get(flag, defaults[flag]) != defaults[flag] for flag in UNDESCRIBED.get(factory, ())
+    ):
+        rule = None
+
+    def transformation(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+        return factory(**static, **hyperparameters)
+
+    if rule is None:
+        return Optimizer(transformation, None)
+
+    def stability(hyperparameters: Hyperparameters, state: Any, params: Tree) -> Stability:
+        return rule({**defaults, **static, **hyperparameters}, state, params)
+
+    return Optimizer(transformation, stability)

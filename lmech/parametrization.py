@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmech.numerics import trees
+from lmech.optimizers import Hyperparameters, Optimizer
 from lmech.problem import Params, Problem
 
 Tree = Any
@@ -41,7 +42,23 @@ def parametrize(problem: Problem, scales: Scales) -> Problem:
     def init(key: jax.Array) -> Params:
         return trees.multiply(scales.init, problem.init(key))
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
-        return problem.apply(trees.multiply(scales.multiplier, params), x)
+    def scaled(function: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+        return lambda params, x: function(trees.multiply(scales.multiplier, params), x)
 
-    return problem._replace(init=init, apply=apply)
+    return problem._replace(
+        init=init, apply=scaled(problem.apply), activations=scaled(problem.activations)
+    )
+
+
+def descend(
+    optimizer: Optimizer,
+    hyperparameters: Hyperparameters,
+    scales: Scales,
+    gradient: Params,
+    state: Any,
+    params: Params,
+) -> tuple[Params, Any]:
+    """What one step adds to the parameters, C · (the optimizer's update), and its new state."""
+    transformation = optimizer.transformation(hyperparameters)
+    updates, state = transformation.update(gradient, state, params)
+    return trees.multiply(scales.learning_rate, updates), state

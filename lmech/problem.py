@@ -14,11 +14,16 @@ Params = Any
 
 
 class Problem(NamedTuple):
-    """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs [N, C]``, ``loss``."""
+    """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs [N, C]``, ``loss``.
+
+    ``activations(params, x)`` gives what each layer puts out, by the layer's path in the order of
+    the forward pass, the outputs last; {} for a model that does not tell.
+    """
 
     init: Callable[[jax.Array], Params]
     apply: Callable[[Params, Any], Any]
     loss: Loss
+    activations: Callable[[Params, Any], dict[str, Any]] = lambda _params, _x: {}
 
 
 class Evaluation(NamedTuple):

@@ -71,16 +71,17 @@ def ours(data: Data) -> tuple[Callable[[], object], Callable[[], object]]:
     run = engine.compiled(batch.program)
     inputs, data = jax.device_put((batch.inputs, batch.data))
     carry = run.start((), (inputs, None))
-    memory = {name: run.memory[name]((), (inputs, carry), data) for name in run.memory}
-    rates = jnp.asarray(batch.rates(np.arange(batch.program.capacity)))
+    feeds = engine.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)
+    now = engine.Feed(feeds.rate[:, 0], None)
+    memory = {name: run.memory[name]((), (inputs, carry, now), data) for name in run.memory}
 
     def chunk() -> object:
         carried = jax.tree.map(jnp.copy, (carry, {"train_loss": memory["train_loss"]}))
-        return run.chunk(carried, (inputs, rates, None), STEPS, data)
+        return run.chunk(carried, (inputs, feeds), STEPS, data)
 
     def sharpness() -> object:
         carried = (jnp.copy(memory["sharpness"]),)
-        return run.measure["sharpness"](carried, (inputs, carry), data)
+        return run.measure["sharpness"](carried, (inputs, carry, now), False, data)
 
     return chunk, sharpness
 

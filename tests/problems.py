@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from lmech import building, config, engine
 from lmech.config import Config
 from lmech.engine import End
+from lmech.observables import State
 from lmech.recorder import Recorder
 
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
@@ -31,6 +33,13 @@ def train(configs: list[Config], **replacements: Any) -> tuple[Recorder, End]:
             recorder.add(event)
     assert end is not None
     return recorder, end
+
+
+def state(*overrides: str) -> State:
+    """What an observable sees of the job ``job(*overrides)`` at step 0."""
+    batch = building.build([job(*overrides)])
+    inputs = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0]), batch.inputs)
+    return engine.initial_state(batch.program, inputs, jax.device_put(batch.data))
 
 
 def column(recorder: Recorder, member: int, name: str) -> dict[int, Any]:

@@ -206,10 +206,11 @@ def lowered(config):
     batch = building.build([config])
     run = engine.compiled(batch.program)
     carry = run.start((), (batch.inputs, None))
-    memories = {n: f((), (batch.inputs, carry), batch.data) for n, f in run.memory.items()}
-    steps = np.arange(batch.program.capacity)
+    feeds = engine.Feed(batch.rates(np.arange(batch.program.capacity)), None)
+    now = engine.Feed(feeds.rate[:, 0], None)
+    memories = {n: f((), (batch.inputs, carry, now), batch.data) for n, f in run.memory.items()}
     inside = {n: m for n, m in memories.items() if batch.program.every[n] == 1}
-    arguments = ((carry, inside), (batch.inputs, batch.rates(steps), None), 3, batch.data)
+    arguments = ((carry, inside), (batch.inputs, feeds), 3, batch.data)
     return run.chunk.lower(*arguments).as_text()
 
 

@@ -1,51 +1,12 @@
 """Fully connected networks."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from annotated_types import Ge
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "relu": nn.relu,
-    "gelu": nn.gelu,
-    "silu": nn.silu,
-    "erf": jax.lax.erf,
-    "linear": lambda x: x,
-}
-Activation = Literal["tanh", "relu", "gelu", "silu", "erf", "linear"]
-Init = Literal["uniform_fan_in", "normal_fan_in"]
-
-
-class Dense(nn.Module):
-    """x ↦ xW + b, W [fan_in, size], with the init stated by name.
-
-    ``uniform_fan_in``: W and b ~ U(±1/√fan_in), PyTorch's default. ``normal_fan_in``:
-    W ~ N(0, 1/fan_in), b = 0.
-    """
-
-    size: int
-    bias: bool
-    weights: Init
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Preactivations [N, size]."""
-        uniform = self.weights == "uniform_fan_in"
-        std = x.shape[-1] ** -0.5
-
-        def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            if uniform:
-                return jax.random.uniform(key, shape, x.dtype, -std, std)
-            if len(shape) == 1:
-                return jnp.zeros(shape, x.dtype)
-            return std * jax.random.normal(key, shape, x.dtype)
-
-        y = x @ self.param("kernel", draw, (x.shape[-1], self.size))
-        return y + self.param("bias", draw, (self.size,))[None] if self.bias else y
+from lmech.models.layers import Activation, ActivationName, BatchNorm, Dense, Init
 
 
 class MLP(nn.Module):
@@ -53,9 +14,10 @@ class MLP(nn.Module):
 
     widths: tuple[int, ...]
     outputs: int
-    activation: Activation
+    activation: ActivationName
     bias: bool
     weights: Init
+    norm_group: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,7 +25,9 @@ class MLP(nn.Module):
         h = x.reshape(x.shape[0], -1)
         for layer, width in enumerate(self.widths, start=1):
             h = Dense(width, self.bias, self.weights, name=f"hidden_{layer}")(h)
-            h = ACTIVATIONS[self.activation](h)
+            if self.norm_group is not None:
+                h = BatchNorm(self.norm_group, name=f"norm_{layer}")(h)
+            h = Activation(self.activation, name=f"activation_{layer}")(h)
         return Dense(self.outputs, self.bias, self.weights, name="readout")(h)
 
 
@@ -71,9 +35,13 @@ def mlp(
     outputs: int,
     width: Annotated[int, Ge(1)],
     depth: Annotated[int, Ge(0)],
-    activation: Activation = "tanh",
+    activation: ActivationName = "tanh",
     bias: bool = True,
     init: Init = "uniform_fan_in",
+    norm_group: Annotated[int, Ge(2)] | None = None,
 ) -> nn.Module:
-    """Fully connected net; ``depth`` counts hidden layers, so ``depth=0`` is a linear model."""
-    return MLP((width,) * depth, outputs, activation, bias, init)
+    """Fully connected net; ``depth`` counts hidden layers, so ``depth=0`` is a linear model.
+
+    ``norm_group``: batch norm before each activation, over groups of so many examples.
+    """
+    return MLP((width,) * depth, outputs, activation, bias, init, norm_group)

@@ -6,39 +6,100 @@ observable's own column; any other name is a column of its own, ``<observable>_<
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import numpy as np
+from annotated_types import Ge
 
-from lmech.datasets import Data
-from lmech.problem import Evaluation, Params, Problem
+from lmech.datasets import Data, Examples
+from lmech.optimizers import Hyperparameters, Optimizer
+from lmech.parametrization import Scales, descend
+from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
 
 Memory = Any
 Values = dict[str, jax.Array]
+Count = Annotated[int, Ge(1)]
 
 
 class State(NamedTuple):
-    """All that an observable may look at: one member, at one step."""
+    """All that an observable may look at: one member, at one step, before its update."""
 
     problem: Problem
     """With the member's parametrization in place."""
     data: Data
     params: Params
+    past: tuple[Params, ...]
+    """w_{t−1}, w_{t−2}: as many as the observables ask for."""
     step: jax.Array
+    time: jax.Array
+    """Σ of the learning rates of the steps taken: the time of gradient flow."""
     seeds: Mapping[str, jax.Array]
     """Draw from the stream "probes" alone (``seeds.key(state.seeds, "probes")``)."""
     microbatch: int | None
+    batch_size: int | None
+    """None: full batch."""
+    batch: Examples
+    """The examples of this step's update: the whole training set unless ``batch_size`` is set."""
     evaluation: Evaluation | None
-    """The training step's own full-batch evaluation, where it has one: free to read."""
+    gradient: Params | None
+    """The training step's own, on ``batch``, where it has them: free to read."""
+    optimizer: Optimizer
+    hyperparameters: Hyperparameters
+    """With this step's learning rate."""
+    optimizer_state: Any
+    scales: Scales
 
 
 class Observable(NamedTuple):
-    """``init(state) → memory`` and ``measure(state, memory) → (memory, values)``."""
+    """``init(state) → memory`` and ``measure(state, memory) → (memory, values)``.
+
+    ``past`` is the number of past iterates that it looks at. What it measures before the run has
+    that many is not a number.
+    """
 
     init: Callable[[State], Memory]
     measure: Callable[[State, Memory], tuple[Memory, Values]]
+    past: int = 0
 
 
 def memoryless(measure: Callable[[State], Values]) -> Observable:
     """An observable that needs no memory."""
     return Observable(lambda _: (), lambda state, memory: (memory, measure(state)))
+
+
+def training_examples(state: State, count: int | None) -> Examples:
+    """A fixed subset of the training set, the same for every job; all of it if ``count`` is None.
+
+    Drawn without replacement, by a generator of its own. Raises ValueError if there are fewer.
+    """
+    train = state.data.train
+    n = len(train.x)
+    if count is None:
+        return train
+    if count > n:
+        raise ValueError(f"examples={count}, but there are {n} training examples")
+    chosen = np.sort(np.random.Generator(np.random.Philox(0)).permutation(n)[:count])
+    return Examples(*(array[chosen] for array in train))
+
+
+def gradient(state: State) -> Params:
+    """∇L of the whole training set's mean loss: the step's own where it is that."""
+    if state.gradient is not None and state.batch_size is None:
+        return state.gradient
+    return loss_and_gradient(state.problem, state.params, state.data.train, state.microbatch)[1]
+
+
+def next_update(state: State) -> tuple[Params, Any]:
+    """w_{t+1} − w_t, and the optimizer's state after it (its P is what this update divides by)."""
+    gradient = state.gradient
+    if gradient is None:
+        gradient = loss_and_gradient(state.problem, state.params, state.batch, state.microbatch)[1]
+    return descend(
+        state.optimizer,
+        state.hyperparameters,
+        state.scales,
+        gradient,
+        state.optimizer_state,
+        state.params,
+    )

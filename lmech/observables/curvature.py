@@ -1,19 +1,14 @@
 """Curvature of the training loss."""
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lmech import seeds
 from lmech.numerics import curvature, krylov
-from lmech.observables import Memory, Observable, State, Values
+from lmech.observables import Count, Memory, Observable, State, Values
 from lmech.problem import total_loss
-
-Count = Annotated[int, Ge(1)]
 
 
 def sharpness(

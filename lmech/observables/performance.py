@@ -12,7 +12,7 @@ Split = Literal["train", "test"]
 
 def _evaluation(state: State, split: Split) -> Evaluation:
     """The step's own forward pass if it saw the whole split, else one of ours."""
-    if split == "train" and state.evaluation is not None:
+    if split == "train" and state.batch_size is None and state.evaluation is not None:
         return state.evaluation
     return evaluate(state.problem, state.params, getattr(state.data, split), state.microbatch)
 
