@@ -328,9 +328,16 @@ def call(path: str, node: Any) -> Config:
                 f"unknown key '{path}.{key}': {target} has no such parameter{nearest(key, kinds)}"
             )
     return {
-        key: value if key == "_target_" else check(f"{path}.{key}", value, kinds[key])
+        key: value if key == "_target_" else _argument(f"{path}.{key}", value, kinds[key])
         for key, value in node.items()
     }
+
+
+def _argument(path: str, value: Any, kind: Any) -> Any:
+    """A value of that kind, or a call that makes one."""
+    if isinstance(value, dict) and "_target_" in value:
+        return call(path, value)
+    return check(path, value, kind)
 
 
 def _kinds(path: str, function: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jax import lax
 from lmech import seeds
 from lmech.datasets import Data, Examples
 from lmech.numerics import trees
+from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values
 from lmech.optimizers import Hyperparameters, Optimizer
 from lmech.parametrization import Scales, descend, parametrize
@@ -159,12 +160,16 @@ def _state(
     )
 
 
+def _unknown(dtype: Any) -> jax.Array:
+    return jnp.asarray(jnp.nan if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)
+
+
 def _observe(observable: Observable, state: State, memory: Memory) -> tuple[Memory, Values]:
     """A measurement; not a number while the run has fewer past iterates than it looks at."""
     memory, values = observable.measure(state, memory)
     if observable.past:
         known = state.step >= observable.past
-        values = jax.tree.map(lambda v: jnp.where(known, v, jnp.asarray(jnp.nan, v.dtype)), values)
+        values = {name: jnp.where(known, v, _unknown(v.dtype)) for name, v in values.items()}
     return memory, values
 
 
@@ -287,15 +292,13 @@ def _measure(
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
     state = _state(program, inputs, carry, feed, data)
 
-    def measure() -> tuple[Memory, Values]:
+    def measure(memory: Memory) -> tuple[Memory, Values]:
         return _observe(program.observables[name], state, memory)
 
-    def rest() -> tuple[Memory, Values]:
-        shapes = jax.eval_shape(measure)[1]
-        return memory, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
+    shapes = jax.eval_shape(measure, memory)[1]
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     measured = last | ~carry.ended
-    memory, values = lax.cond(measured, measure, rest)
+    memory, values = when(measured, lambda loop: measure(loop[0]), (memory, nothing))
     values = _named(name, values)
     ended = carry.ended | (measured & _met(inputs.stop, values))
     return memory, values, measured, _copy(carry.step), ended, _copy(ended)

@@ -8,7 +8,7 @@ import numpy as np
 from lmech import building, config, engine
 from lmech.config import Config
 from lmech.engine import End
-from lmech.observables import State
+from lmech.observables import Observable, State
 from lmech.recorder import Recorder
 
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
@@ -40,6 +40,19 @@ def state(*overrides: str) -> State:
     batch = building.build([job(*overrides)])
     inputs = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0]), batch.inputs)
     return engine.initial_state(batch.program, inputs, jax.device_put(batch.data))
+
+
+def measured(observable: Observable, state: State, times: int = 1) -> dict[str, np.ndarray]:
+    """What the observable gives after so many measurements at the same point."""
+
+    def at(params: Any) -> State:
+        return state._replace(params=params)
+
+    memory = jax.jit(lambda params: observable.init(at(params)))(state.params)
+    measure = jax.jit(lambda params, memory: observable.measure(at(params), memory))
+    for _ in range(times):
+        memory, values = measure(state.params, memory)
+    return {name: np.asarray(value) for name, value in values.items()}
 
 
 def column(recorder: Recorder, member: int, name: str) -> dict[int, Any]:

@@ -12,7 +12,7 @@ MUTATIONS = [
     ("learning_rate=0.1", "'optimizer.learning_rate'"),
     ("optimzer=adam", "'optimizer'"),
     ("optimizer=adamm", "'adam'"),
-    ("optimizer=GD", "one of adam"),
+    ("optimizer=GD", "one of adagrad"),
     ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast"),
     ("optimizer.learning_rate=-0.1", "greater than or equal to 0"),
     ("optimizer.learning_rate=nan", "finite"),

@@ -9,6 +9,15 @@ from annotated_types import Ge
 from lmech.models.layers import Activation, ActivationName, BatchNorm, Convolution, Dense, Init
 
 
+class SpatialMean(nn.Module):
+    """Each channel's mean over the positions, as a layer: the features that the readout sees."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Features [N, C] of [N, H, W, C]."""
+        return x.mean(axis=(1, 2))
+
+
 class CNN(nn.Module):
     """Images [N, H, W, C] → outputs: convolutions with 2×2 mean pooling, mean, readout."""
 
@@ -35,7 +44,8 @@ class CNN(nn.Module):
             h = Activation(self.activation, name=f"activation_{layer}")(h)
             if min(h.shape[1:3]) >= 2:
                 h = nn.avg_pool(h, (2, 2), strides=(2, 2))
-        return Dense(self.outputs, self.bias, self.weights, name="readout")(h.mean(axis=(1, 2)))
+        h = SpatialMean(name="features")(h)
+        return Dense(self.outputs, self.bias, self.weights, name="readout")(h)
 
 
 def cnn(

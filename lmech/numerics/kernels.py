@@ -1,34 +1,255 @@
 """Tangent kernels and what is read off them."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import reduce
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+from jax import lax
+from jax.scipy.special import entr
+
+from lmech.numerics import trees
+from lmech.numerics.features import in_microbatches
+from lmech.numerics.krylov import Operator
+
+Tree = Any
+Apply = Callable[[Tree, jax.Array], jax.Array]  # (params, inputs [N, …]) -> outputs
+Reduction = Literal["full", "trace", "sum_logits"]
+
+# Outputs [N, C] -> [N, R, S]: the kernel has R rows an example and sums over S functions.
+REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "full": lambda f: f[:, :, None],
+    "trace": lambda f: f[:, None, :] / math.sqrt(f.shape[1]),
+    "sum_logits": lambda f: f.sum(axis=1)[:, None, None],
+}
+BLOCK_BYTES = 2**29  # of gradients kept, and of what differentiating needs, at a time
 
 
-def empirical_ntk(apply: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Array) -> Any:
-    """Θ = J Jᵀ of shape [N·C, N·C], J the Jacobian of the N × C outputs in the parameters."""
-    w, unravel = ravel_pytree(params)
-    jacobian = jax.jacrev(lambda w: apply(unravel(w), x).reshape(-1))(w)
-    return jacobian @ jacobian.T
+def empirical_ntk(
+    apply: Apply,
+    params: Tree,
+    x: jax.Array,
+    reduction: Reduction = "full",
+    rates: Tree | None = None,
+    block: int | None = None,
+    group: int | None = None,
+) -> jax.Array:
+    """Θ = J C Jᵀ, J the Jacobian of the N × C outputs in the P parameters (Jacot et al. 2018).
+
+    ``rates``, a tree of scalars like ``params``, is the diagonal C of learning-rate multipliers
+    (None: all 1), so gradient flow is ḟ = −Θ ∂L/∂f. ``reduction`` says what of it is formed:
+
+    - ``full``: Θ [N·C, N·C], rows in the order (example, output);
+    - ``trace``: (1/C) Σ_c Θ_cc [N, N], the mean over the outputs of each one's own kernel;
+    - ``sum_logits``: Σ_cc' Θ_cc' [N, N], the kernel of the function Σ_c f_c.
+
+    Only two blocks of ``block`` examples' gradients are alive at a time (None: so many that one
+    takes at most 512 MiB), contracted tensor by tensor. A block's gradients are computed once a
+    pair of blocks, and the contractions are about N²P multiplications for ``sum_logits``, C times
+    that for ``trace``, C² times for ``full`` (half of it where there are many blocks). ``group``
+    is the number of consecutive examples that interact (None: ``interacting``); groups are
+    differentiated on their own, each of their outputs through the whole group.
+
+    Raises ValueError for no examples, and if ``group`` does not divide N and ``block``.
+    """
+    n = len(x)
+    if n == 0:
+        raise ValueError("a kernel needs at least one example, and there are none")
+    group = group or interacting(apply, params, x)
+
+    def outputs(params: Tree, x: jax.Array) -> jax.Array:
+        return REDUCTIONS[reduction](apply(params, x))
+
+    _, rows, summed = jax.eval_shape(outputs, params, x[:group]).shape
+    size = _block(n, group, block, rows * summed * _bytes(params))
+    starts = jnp.minimum(jnp.arange(0, n, size), n - size)  # the last block overlaps the one before
+
+    def gradients(i: jax.Array | int) -> Tree:
+        inputs = lax.dynamic_slice_in_dim(x, starts[i], size)
+        return jacobian(outputs, params, inputs, group)
+
+    if size == n:
+        whole = gradients(0)
+        return contract(whole, whole, rates)
+
+    def put(kernel: jax.Array, i: jax.Array, j: jax.Array, entries: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice(kernel, entries, (starts[i] * rows, starts[j] * rows))
+
+    def line(i: jax.Array, kernel: jax.Array) -> jax.Array:
+        first = gradients(i)
+
+        def pair(j: jax.Array, kernel: jax.Array) -> jax.Array:
+            entries = contract(first, gradients(j), rates)
+            return put(put(kernel, i, j, entries), j, i, entries.T)
+
+        kernel = put(kernel, i, i, contract(first, first, rates))
+        return lax.fori_loop(i + 1, len(starts), pair, kernel)
+
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    return lax.fori_loop(0, len(starts), line, jnp.zeros((n * rows, n * rows), dtype))
+
+
+def interacting(apply: Apply, params: Tree, x: jax.Array) -> int:
+    """The fewest consecutive examples, a divisor of N, that ``apply`` takes on their own.
+
+    1 where examples do not interact. A model whose examples do says so by a ValueError for what is
+    no multiple of its group, as batch norm over groups does; one that mixes any number of examples
+    is not recognised. Raises what the model raises for all N.
+    """
+    n = len(x)
+    for size in (size for size in range(1, n) if n % size == 0):
+        try:
+            jax.eval_shape(apply, params, x[:size])
+        except ValueError:
+            continue
+        return size
+    jax.eval_shape(apply, params, x)
+    return n
+
+
+def _bytes(tree: Tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _block(n: int, group: int, block: int | None, example_bytes: int) -> int:
+    """Examples a block: a multiple of the group, as asked for or as the budget allows."""
+    if block is None:
+        block = group * max(1, BLOCK_BYTES // (group * example_bytes))
+    if n % group or (block < n and block % group):
+        raise ValueError(
+            f"examples interact in groups of {group}: their number ({n}) and the kernel's block "
+            f"({block}) must be multiples of {group}"
+        )
+    return min(n, block)
+
+
+def jacobian(outputs: Apply, params: Tree, x: jax.Array, group: int = 1) -> Tree:
+    """J of outputs [N, R, S] as a tree with leaves [N·R, S·p], p the size of the tensor.
+
+    ``group`` consecutive examples are differentiated on their own, as many groups side by side as
+    fit into 512 MiB with what backpropagation keeps of them.
+    """
+    n = len(x)
+    groups = x.reshape(n // group, group, *x.shape[1:])
+
+    def one(members: jax.Array) -> Tree:
+        return jax.jacrev(lambda params: outputs(params, members))(params)
+
+    def pullback(params: Tree, members: jax.Array) -> tuple[jax.Array, Tree]:
+        return jax.vjp(lambda params: outputs(params, members), params)
+
+    value, kept = jax.eval_shape(pullback, params, groups[0])
+    size = max(1, BLOCK_BYTES // (value.size * (_bytes(kept) + _bytes(params))))
+    each = jax.vmap(one)(groups) if size >= len(groups) else lax.map(one, groups, batch_size=size)
+    return jax.tree.map(lambda leaf: leaf.reshape(n * leaf.shape[2], -1), each)
+
+
+def contract(a: Tree, b: Tree, rates: Tree | None = None) -> jax.Array:
+    """Σ over the tensors of C · A Bᵀ, from leaves [M, p] and [M', p] to [M, M']."""
+    products = jax.tree.map(lambda a, b: a @ b.T, a, b)
+    if rates is not None:
+        products = trees.multiply(rates, products)
+    return reduce(jnp.add, jax.tree.leaves(products))
+
+
+def ntk_products(
+    apply: Apply,
+    params: Tree,
+    x: jax.Array,
+    rates: Tree | None = None,
+    microbatch: int | None = None,
+) -> Operator:
+    """U ↦ Θ U for a block U [N·C, K], with Θ = J C Jᵀ never formed.
+
+    JᵀU by reverse mode, summed over the microbatches, then J (C JᵀU) by forward mode: K passes
+    each way over all examples, and memory for K copies of the parameters beside a microbatch.
+    Where examples interact, ``microbatch`` is a multiple of the group.
+    """
+    n = len(x)
+
+    def product(U: jax.Array) -> jax.Array:
+        def pull(batch: tuple[jax.Array, jax.Array]) -> Tree:
+            inputs, cotangents = batch
+            _, vjp = jax.vjp(lambda params: apply(params, inputs), params)
+            return jax.vmap(lambda u: vjp(u)[0], in_axes=-1)(cotangents)
+
+        def push(inputs: jax.Array) -> jax.Array:
+            _, jvp = jax.linearize(lambda params: apply(params, inputs), params)
+            return jax.vmap(jvp, out_axes=-1)(directions)
+
+        directions = trees.accumulate(pull, (x, U.reshape(n, -1, U.shape[1])), microbatch)
+        if rates is not None:
+            directions = trees.multiply(rates, directions)
+        return in_microbatches(push, x, microbatch).reshape(U.shape)
+
+    return product
 
 
 def alignment(kernel: jax.Array, y: jax.Array) -> jax.Array:
-    """⟨K, yyᵀ⟩ / (‖K‖_F ‖yyᵀ‖_F) ∈ [−1, 1], for K [N, N] and targets y [N].
+    """⟨K, T⟩ / (‖K‖_F ‖T‖_F) ∈ [−1, 1] with the target kernel T of y, [N] or [N, C].
 
-    Cristianini et al. 2001, "On kernel-target alignment".
+    T = YYᵀ for a kernel [N, N] of the examples, vec(Y) vec(Y)ᵀ for one [N·C, N·C] of all outputs
+    (in the order of its rows). Cristianini et al. 2001, "On kernel-target alignment".
     """
-    return y @ kernel @ y / (jnp.linalg.norm(kernel) * (y @ y))
+    Y = y.reshape(len(kernel), -1)
+    return jnp.vdot(Y, kernel @ Y) / (jnp.linalg.norm(kernel) * jnp.linalg.norm(Y.T @ Y))
 
 
-def centered(kernel: jax.Array) -> jax.Array:
-    """(I − 11ᵀ/N) K (I − 11ᵀ/N): the kernel of features whose mean over the set is removed."""
-    kernel = kernel - kernel.mean(axis=0, keepdims=True)
-    return kernel - kernel.mean(axis=1, keepdims=True)
+def centered(kernel: jax.Array, examples: int | None = None) -> jax.Array:
+    """H K H, H = I − 11ᵀ/N: the kernel of features whose mean over the N examples is removed.
+
+    A kernel [N·C, N·C] of all outputs takes ``examples`` = N, and each output's features lose a
+    mean of their own: H ⊗ I_C in place of H.
+    """
+    n = examples or len(kernel)
+    entries = kernel.reshape(n, len(kernel) // n, n, -1)
+    entries = entries - entries.mean(axis=0, keepdims=True)
+    return (entries - entries.mean(axis=2, keepdims=True)).reshape(kernel.shape)
 
 
 def centered_alignment(kernel: jax.Array, y: jax.Array) -> jax.Array:
     """Alignment of the centred kernel with the centred targets (Cortes et al. 2012)."""
-    return alignment(centered(kernel), y - y.mean())
+    return alignment(centered(kernel, len(y)), y - y.mean(axis=0, keepdims=True))
+
+
+def kernel_distance(K: jax.Array, L: jax.Array) -> jax.Array:
+    """1 − ⟨K, L⟩/(‖K‖_F ‖L‖_F) (Fort et al. 2020), 0 for kernels equal up to scale.
+
+    Computed as ½ ‖K/‖K‖ − L/‖L‖‖², which is the same and does not cancel.
+    """
+    difference = K / jnp.linalg.norm(K) - L / jnp.linalg.norm(L)
+    return jnp.vdot(difference, difference) / 2
+
+
+def relative_change(K: jax.Array, K0: jax.Array) -> jax.Array:
+    """‖K − K₀‖_F / ‖K₀‖_F."""
+    return jnp.linalg.norm(K - K0) / jnp.linalg.norm(K0)
+
+
+def effective_rank(eigenvalues: jax.Array) -> jax.Array:
+    """exp(−Σ p log p), p the eigenvalues over their sum: between 1 and their number.
+
+    Of a positive semidefinite matrix, so negative eigenvalues are rounding and count as 0 (Roy &
+    Vetterli 2007, "The effective rank").
+    """
+    positive = jnp.maximum(eigenvalues, 0)
+    return jnp.exp(entr(positive / positive.sum()).sum())
+
+
+def centered_gram(features: jax.Array) -> jax.Array:
+    """H X Xᵀ H / ‖H X Xᵀ H‖_F [N, N] of features X [N, …], from which CKA is a dot product."""
+    X = features.reshape(len(features), -1)
+    X = X - X.mean(axis=0, keepdims=True)
+    gram = X @ X.T
+    return gram / jnp.linalg.norm(gram)
+
+
+def linear_cka(X: jax.Array, Y: jax.Array) -> jax.Array:
+    """Centred kernel alignment of features [N, p] and [N, q] of the same examples, in [0, 1].
+
+    ‖Yᵀ X‖²_F / (‖Xᵀ X‖_F ‖Yᵀ Y‖_F), columns centred: 1 for features that are equal up to rotation,
+    scale and shift. Not a number if either does not vary (Kornblith et al. 2019).
+    """
+    return jnp.vdot(centered_gram(X), centered_gram(Y))

@@ -1,0 +1,81 @@
+"""What is read off a layer's outputs; and running a model in microbatches without summing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Tree = Any
+
+
+def in_microbatches(f: Callable[[Tree], Tree], examples: Tree, size: int | None) -> Tree:
+    """What ``f`` returns for each microbatch of at most ``size`` examples, along the first axis.
+
+    ``f`` maps a tree of examples to a tree of arrays [rows, …], which need not be one an example.
+    With one row an example the result is that of ``f(examples)``.
+    """
+    n = jax.tree.leaves(examples)[0].shape[0]
+    if size is None or size >= n:
+        return f(examples)
+    full = n // size
+    head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), examples)
+    found = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), lax.map(f, head))
+    if full * size == n:
+        return found
+    rest = f(jax.tree.map(lambda a: a[full * size :], examples))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, rest)
+
+
+def triangular(features: jax.Array) -> jax.Array:
+    """R [min(N, D), D] of features [N, …, D]: their singular values in few rows.
+
+    Every axis but the last counts rows. The factor of stacked factors has the singular values of
+    the stacked features, without the Gram matrix, whose small ones drown in float32.
+    """
+    return jnp.linalg.qr(features.reshape(-1, features.shape[-1]), mode="r")
+
+
+def effective_rank(matrix: jax.Array) -> jax.Array:
+    """exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σσ: between 1 and the rank (Roy & Vetterli 2007).
+
+    Not a number for a matrix of zeros.
+    """
+    sigma = jnp.linalg.svd(matrix, compute_uv=False)
+    return jnp.exp(jax.scipy.special.entr(sigma / sigma.sum()).sum())
+
+
+def neural_collapse(
+    features: jax.Array, labels: jax.Array, outputs: jax.Array, classifier: jax.Array
+) -> dict[str, jax.Array]:
+    """NC1 to NC4 of features [N, D], labels [N], outputs [N, C] and a classifier [D, C].
+
+    See ``observables.collapse.neural_collapse``, which states the formulas.
+    """
+    classes = outputs.shape[-1]
+    # Only differences of features count; what they share would cost float32 its digits.
+    features = features - features.mean(axis=0, keepdims=True)
+    member = jax.nn.one_hot(labels, classes, dtype=features.dtype)
+    means = (member.T @ features) / member.sum(axis=0)[:, None]
+    center = means.mean(axis=0, keepdims=True)
+    means, features = means - center, features - center
+    # Σ_B = MᵀM / C for M [C, D] with the centred means as rows, so Σ_B⁺ = C M⁺M⁺ᵀ.
+    within = (features - means[labels]) @ jnp.linalg.pinv(means)
+    norms = jnp.linalg.norm(means, axis=1)
+    cosines = means @ means.T / (norms[:, None] * norms[None])
+    pairs = 1 - jnp.eye(classes, dtype=features.dtype)
+    angles = jnp.abs(cosines + 1 / (classes - 1)) * pairs
+    nearest = jnp.argmax(features @ means.T - jnp.square(norms)[None] / 2, axis=1)
+    disagree = nearest != jnp.argmax(outputs, axis=1)
+    return {
+        "nc1": jnp.square(within).sum(axis=1).mean(),
+        "nc2_equinorm": norms.std() / norms.mean(),
+        "nc2_equiangularity": angles.sum() / (classes * (classes - 1)),
+        "nc3": jnp.square(_unit(classifier.T) - _unit(means)).sum(),
+        "nc4": disagree.mean(dtype=features.dtype),
+    }
+
+
+def _unit(matrix: jax.Array) -> jax.Array:
+    return matrix / jnp.linalg.norm(matrix)

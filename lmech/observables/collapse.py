@@ -1,0 +1,82 @@
+"""Neural collapse: the geometry of the last features and of the classifier on them."""
+
+import jax
+
+from lmech.numerics import features, trees
+from lmech.observables import Count, Observable, State, Values, memoryless, training_examples
+from lmech.problem import has_labels
+
+
+def neural_collapse(
+    layer: str | None = None,
+    readout: str = "readout/kernel",
+    examples: Count | None = None,
+    microbatch: Count | None = None,
+) -> Observable:
+    """NC1 to NC4 on the training set (Papyan, Han & Donoho 2020); all are 0 at full collapse.
+
+    h are the features [D] that the readout sees, μ_c the mean of class c, μ the mean of the μ_c,
+    M [C, D] the centred class means μ_c − μ, W [D, C] the readout:
+
+    - ``nc1`` tr(Σ_W Σ_B⁺) / C, Σ_W = mean over examples of (h − μ_c)(h − μ_c)ᵀ, Σ_B = MᵀM / C;
+    - ``nc2_equinorm`` std_c‖M_c‖ / mean_c‖M_c‖;
+    - ``nc2_equiangularity`` mean over pairs c ≠ c' of |cos(M_c, M_c') + 1/(C − 1)|;
+    - ``nc3`` ‖Wᵀ/‖W‖_F − M/‖M‖_F‖_F², self-duality;
+    - ``nc4`` fraction of examples that the outputs give another class than the nearest μ_c does.
+
+    Classes count equally in μ and Σ_B, examples in Σ_W. ``layer`` names the features (None: the
+    last layer before the outputs), averaged over positions if they are [N, H, W, D]; ``readout``
+    names W. Not a number where a class has no example among the ``examples``.
+
+    Raises ValueError for real targets, one class, an unknown layer or tensor, and features that
+    the readout cannot take.
+    """
+
+    def measure(state: State) -> Values:
+        chosen = training_examples(state, examples)
+        if not has_labels(chosen):
+            raise ValueError(
+                "neural_collapse needs class labels, and this dataset has real targets: leave "
+                "neural_collapse out of the observables"
+            )
+
+        def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            layers = state.problem.activations(state.params, x)
+            h = layers[_features(list(layers), layer)]
+            h = h.mean(axis=tuple(range(1, h.ndim - 1)))
+            return h, state.problem.apply(state.params, x)
+
+        h, outputs = features.in_microbatches(forward, chosen.x, microbatch or state.microbatch)
+        classifier = _tensor(state, readout)
+        if outputs.shape[-1] < 2:
+            raise ValueError("neural_collapse needs two classes, and there is one")
+        if classifier.shape != (h.shape[-1], outputs.shape[-1]):
+            raise ValueError(
+                f"neural_collapse compares features [{h.shape[-1]}] and {outputs.shape[-1]} "
+                f"outputs with {readout} {list(classifier.shape)}: set "
+                "observables.neural_collapse.layer to what that tensor takes"
+            )
+        return features.neural_collapse(h, chosen.y, outputs, classifier)
+
+    return memoryless(measure)
+
+
+def _features(layers: list[str], wanted: str | None) -> str:
+    """The layer of that name, or the last before the outputs."""
+    if wanted is None and len(layers) >= 2:
+        return layers[-2]
+    if wanted in layers:
+        return str(wanted)
+    known = ", ".join(layers) or "none that it tells of"
+    missing = f"layer {wanted!r}" if wanted else "layer before the outputs"
+    raise ValueError(f"neural_collapse finds no {missing}: the model's layers are {known}")
+
+
+def _tensor(state: State, name: str) -> jax.Array:
+    tensors = trees.named_leaves(state.params)
+    if name not in tensors:
+        raise ValueError(
+            f"neural_collapse finds no tensor {name!r}: set observables.neural_collapse.readout "
+            f"to one of {', '.join(tensors)}"
+        )
+    return tensors[name]

@@ -1,0 +1,189 @@
+"""Features: what the layers put out on a fixed probe set, a part of the training set."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lmech.numerics import features, trees
+from lmech.observables import Count, Memory, Observable, State, Values, memoryless
+from lmech.observables import training_examples as probes
+from lmech.problem import has_labels
+
+
+def by_layer(state: State, x: jax.Array) -> dict[str, jax.Array]:
+    """What each layer puts out for ``x``, by path.
+
+    Raises ValueError for a model that does not tell.
+    """
+    found = trees.named_leaves(state.problem.activations(state.params, x))
+    if not found:
+        raise ValueError(
+            "this model does not tell what its layers put out: give its Problem `activations`, or "
+            "leave what is measured of layers out of the observables"
+        )
+    return found
+
+
+def activations(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Size of each layer's outputs h, and their change since step 0 (the coordinate check).
+
+    Over the entries of h (examples × units) of each layer, with Δh = h − h₀:
+
+    - ``rms_<layer>``: √mean(h²);
+    - ``mean_change_<layer>``: mean |Δh|, and ``rms_change_<layer>``: √mean(Δh²), which a
+      parametrization with a width limit that learns features keeps at order 1 in the width
+      (Yang et al. 2022, Tensor Programs V, §D.1);
+    - ``relative_change_<layer>``: ‖Δh‖ / ‖h₀‖, the lazy-to-rich scale (Chizat et al. 2019).
+
+    A layer's name is its path with "_" for "/"; the outputs are the last layer. The memory is h₀,
+    one number an example and unit: lower ``examples`` (None: the training set) where that is much.
+    Raises ValueError for a model that does not tell its layers' outputs.
+    """
+
+    def init(state: State) -> Memory:
+        x = probes(state, examples).x
+        return features.in_microbatches(
+            lambda x: by_layer(state, x), x, microbatch or state.microbatch
+        )
+
+    def measure(state: State, first: Memory) -> tuple[Memory, Values]:
+        def sums(batch: tuple[jax.Array, Memory]) -> dict[str, Values]:
+            x, start = batch
+            return {layer: _sums(h, start[layer]) for layer, h in by_layer(state, x).items()}
+
+        batches = (probes(state, examples).x, first)
+        totals = trees.accumulate(sums, batches, microbatch or state.microbatch)
+        values = {}
+        for layer, total in totals.items():
+            for name, value in _changes(total, first[layer].size).items():
+                values[f"{name}_{layer.replace('/', '_')}"] = value
+        return first, values
+
+    return Observable(init, measure)
+
+
+def _sums(h: jax.Array, start: jax.Array) -> Values:
+    change = h - start
+    return {
+        "squares": jnp.square(h).sum(),
+        "start": jnp.square(start).sum(),
+        "change": jnp.abs(change).sum(),
+        "squared_change": jnp.square(change).sum(),
+    }
+
+
+def _changes(total: Values, entries: int) -> Values:
+    return {
+        "rms": jnp.sqrt(total["squares"] / entries),
+        "mean_change": total["change"] / entries,
+        "rms_change": jnp.sqrt(total["squared_change"] / entries),
+        "relative_change": jnp.sqrt(total["squared_change"] / total["start"]),
+    }
+
+
+def dead_units(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Fraction of the units whose activation is the same for every example of the probe set.
+
+    A ReLU unit that is 0 for all is one, and so is a saturated tanh unit that rounds to ±1 for
+    all: no example moves it, so it learns nothing (Lu et al. 2020, "Dying ReLU"). A unit is an
+    entry of the last axis: of a convolution it is a channel, dead where none of its positions
+    varies. Activation layers are those whose name starts with "activation".
+
+    Columns: the fraction of all units, in [0, 1], and ``<layer>`` for each activation layer.
+    Raises ValueError for a model that has no such layer.
+    """
+
+    def extremes(state: State, x: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+        layers = by_layer(state, x)
+        chosen = [name for name in layers if name.rpartition("/")[2].startswith("activation")]
+        if not chosen:
+            raise ValueError(
+                "dead_units looks at the layers whose name starts with 'activation', and this "
+                f"model's are {', '.join(layers)}: leave dead_units out of the observables"
+            )
+        return {
+            name.replace("/", "_"): (
+                layers[name].min(axis=0, keepdims=True),
+                layers[name].max(axis=0, keepdims=True),
+            )
+            for name in chosen
+        }
+
+    def measure(state: State) -> Values:
+        x = probes(state, examples).x
+        found = features.in_microbatches(
+            lambda x: extremes(state, x), x, microbatch or state.microbatch
+        )
+        dead = {name: _constant(low, high) for name, (low, high) in found.items()}
+        dtype = next(iter(found.values()))[0].dtype
+        fractions = {name: units.mean(dtype=dtype) for name, units in dead.items()}
+        return {"": jnp.concatenate(list(dead.values())).mean(dtype=dtype), **fractions}
+
+    return memoryless(measure)
+
+
+def _constant(low: jax.Array, high: jax.Array) -> jax.Array:
+    """Of extremes [microbatches, …, units]: which units have none of their entries vary."""
+    still = low.min(axis=0) == high.max(axis=0)
+    return still.reshape(-1, still.shape[-1]).all(axis=0)
+
+
+def logits(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Size and margins of the outputs f over the probe set.
+
+    Columns: ``norm`` √meanᵢ‖fᵢ‖²; with two outputs or more ``gap``, the mean of the largest minus
+    the second largest; with class labels also ``margin``, the mean of f_y − max_{c≠y} f_c, which is
+    negative where the label loses (Bartlett et al. 2017, unnormalised). In units of the outputs.
+    """
+
+    def measure(state: State) -> Values:
+        chosen = probes(state, examples)
+        labelled = has_labels(chosen)
+
+        def sums(batch: tuple[jax.Array, jax.Array]) -> Values:
+            f = state.problem.apply(state.params, batch[0])
+            found = {"norm": jnp.square(f).sum()}
+            if f.shape[-1] >= 2:
+                top = lax.top_k(f, 2)[0]
+                found["gap"] = (top[:, 0] - top[:, 1]).sum()
+                if labelled:
+                    found["margin"] = _margins(f, batch[1]).sum()
+            return found
+
+        totals = trees.accumulate(sums, tuple(chosen), microbatch or state.microbatch)
+        means = trees.divide(totals, len(chosen.x))
+        return {**means, "norm": jnp.sqrt(means["norm"])}
+
+    return memoryless(measure)
+
+
+def _margins(f: jax.Array, y: jax.Array) -> jax.Array:
+    own = jax.nn.one_hot(y, f.shape[-1], dtype=bool)
+    lowest = jnp.asarray(-jnp.inf, f.dtype)
+    return jnp.where(own, f, lowest).max(axis=-1) - jnp.where(own, lowest, f).max(axis=-1)
+
+
+def effective_rank(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Effective rank of each layer's representation of the probe set (Roy & Vetterli 2007).
+
+    exp(−Σ_k p_k ln p_k), p_k = σ_k / Σσ, with σ the singular values of the layer's outputs as a
+    matrix [examples, units]; of a convolution [examples × positions, channels]. Means are not
+    removed. From 1 (all rows parallel) to the number of units; not a number where all outputs are
+    0. The rank of the tangent kernel is another observable.
+
+    Columns: ``<layer>``, its path with "_" for "/". Raises ValueError for a model that does not
+    tell its layers' outputs.
+    """
+
+    def measure(state: State) -> Values:
+        def factors(x: jax.Array) -> dict[str, jax.Array]:
+            return {layer: features.triangular(h) for layer, h in by_layer(state, x).items()}
+
+        x = probes(state, examples).x
+        found = features.in_microbatches(factors, x, microbatch or state.microbatch)
+        return {
+            layer.replace("/", "_"): features.effective_rank(features.triangular(factor))
+            for layer, factor in found.items()
+        }
+
+    return memoryless(measure)

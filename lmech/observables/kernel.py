@@ -1,0 +1,185 @@
+"""The tangent kernel of the outputs, and the layers' representations."""
+
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from annotated_types import Ge
+
+from lmech import seeds
+from lmech.datasets import Examples
+from lmech.losses import targets
+from lmech.numerics import kernels, tracking
+from lmech.numerics.kernels import Reduction
+from lmech.numerics.krylov import Operator
+from lmech.numerics.tracking import Policy
+from lmech.observables import Count, Memory, Observable, State, Values, training_examples
+
+NonNegative = Annotated[int, Ge(0)]
+
+
+def _probes(state: State, count: int | None, least: int, name: str) -> Examples:
+    """The training examples that an observable looks at, at least so many."""
+    probes = training_examples(state, count)
+    if len(probes.x) < least:
+        raise ValueError(
+            f"{name} was given {len(probes.x)} training examples and needs at least {least}: "
+            f"raise observables.{name}.examples"
+        )
+    return probes
+
+
+class _Kernels(NamedTuple):
+    """The kernel at step 0, and that of the last measurement."""
+
+    first: jax.Array
+    last: jax.Array
+    step: jax.Array
+
+
+def ntk(
+    examples: Count | None = 100,
+    reduction: Reduction = "trace",
+    k: Count = 10,
+    block: Count | None = None,
+) -> Observable:
+    """The empirical neural tangent kernel Θ = J C Jᵀ on N training examples, formed.
+
+    C are the learning-rate multipliers. ``reduction`` says which kernel K is looked at: ``trace``
+    (1/C) Σ_c Θ_cc [N, N], ``sum_logits`` Σ_cc' Θ_cc' [N, N] or ``full`` Θ [N·C, N·C].
+
+    Columns: λ₁ of K/N and ``eigenvalues`` [k], the largest in descending order: under squared error
+    those of Θ/N are the Gauss–Newton matrix's, so in the units of the sharpness. ``trace`` tr K/N.
+    ``effective_rank`` of all eigenvalues (Roy & Vetterli 2007). ``alignment`` ⟨K, T⟩/(‖K‖‖T‖) with
+    the target kernel T = YYᵀ (vec(Y)vec(Y)ᵀ if full; labels are one-hot) and
+    ``alignment_centered``, both centred, each output over the examples (not a number for one).
+    ``distance`` 1 − cos(K, K₀) to the kernel at step 0 (Fort et al. 2020), ``change``
+    ‖K − K₀‖/‖K₀‖, and ``velocity``, the distance to the last measurement's K over the steps since,
+    not a number at the first.
+
+    ``block`` examples' gradients are alive at a time, twice (None: at most 512 MiB). Where batch
+    norm works on groups, ``examples`` is a multiple of the group.
+
+    Raises ValueError if there are fewer examples, none, or fewer than k rows.
+    """
+
+    def probes(state: State) -> Examples:
+        return _probes(state, examples, 1, "ntk")
+
+    def kernel(state: State) -> jax.Array:
+        x = probes(state).x
+        apply, rates = state.problem.apply, state.scales.learning_rate
+        return kernels.empirical_ntk(apply, state.params, x, reduction, rates, block)
+
+    def init(state: State) -> Memory:
+        K = kernel(state)
+        if k > len(K):
+            raise ValueError(f"the kernel has {len(K)} eigenvalues: lower observables.ntk.k ({k})")
+        return _Kernels(K, K, state.step)
+
+    def measure(state: State, memory: _Kernels) -> tuple[Memory, Values]:
+        K, (x, y) = kernel(state), probes(state)
+        Y = targets(y, state.problem.apply(state.params, x))
+        eigenvalues = jnp.linalg.eigvalsh(K)[::-1] / len(x)
+        steps = (state.step - memory.step).astype(K.dtype)
+        moved = kernels.kernel_distance(K, memory.last)
+        return _Kernels(memory.first, K, state.step), {
+            "": eigenvalues[0],
+            "eigenvalues": eigenvalues[:k],
+            "trace": jnp.trace(K) / len(x),
+            "effective_rank": kernels.effective_rank(eigenvalues),
+            "alignment": kernels.alignment(K, Y),
+            "alignment_centered": kernels.centered_alignment(K, Y),
+            "distance": kernels.kernel_distance(K, memory.first),
+            "change": kernels.relative_change(K, memory.first),
+            "velocity": jnp.where(steps > 0, moved / steps, jnp.asarray(jnp.nan, K.dtype)),
+        }
+
+    return Observable(init, measure)
+
+
+def ntk_eigenvalues(
+    k: Count = 4,
+    extensions: NonNegative = 4,
+    check_every: Count | None = None,
+    examples: Count | None = None,
+    microbatch: Count | None = None,
+) -> Observable:
+    """λ₁, …, λ_k of Θ/N, Θ = J C Jᵀ [N·C, N·C] on N training examples, through products with Θ.
+
+    Under squared error these are the largest eigenvalues of the Gauss–Newton matrix JᵀJ/N (if C is
+    1). The tracker of ``sharpness`` in function space: its memory is a warm block [N·C, k], and a
+    measurement costs k + ``extensions`` products, each a backward and a forward pass over the
+    examples; ``check_every`` so many measurements comes a run from a random vector.
+
+    Columns: λ₁, ``eigenvalues`` [k] in descending order, ``residual`` ‖Θv/N − θv‖ of the first
+    pair, ``gap`` λ₁ − λ₂, ``products`` spent. λ₁ is a lower bound, at most ‖r‖²/gap below the
+    eigenvalue that it approximates. ``microbatch`` (examples) bounds the memory.
+
+    Raises ValueError if there are fewer examples, none, or if k exceeds N·C.
+    """
+    policy = Policy(k, extensions, check_every=check_every)
+
+    def inputs(state: State) -> jax.Array:
+        return _probes(state, examples, 1, "ntk_eigenvalues").x
+
+    def operator(state: State) -> Operator:
+        x, rates = inputs(state), state.scales.learning_rate
+        size = microbatch or state.microbatch
+        product = kernels.ntk_products(state.problem.apply, state.params, x, rates, size)
+        return lambda block: product(block) / len(x)
+
+    def init(state: State) -> Memory:
+        outputs = jax.eval_shape(state.problem.apply, state.params, inputs(state))
+        if k > outputs.size:
+            raise ValueError(
+                f"the kernel has {outputs.size} eigenvalues: lower observables.ntk_eigenvalues.k "
+                f"({k})"
+            )
+        key = seeds.key(state.seeds, "probes")
+        return tracking.start(operator(state), key, outputs.size, outputs.dtype, policy)
+
+    def measure(state: State, track: Memory) -> tuple[Memory, Values]:
+        key = jax.random.fold_in(seeds.key(state.seeds, "probes"), state.step + 1)
+        track, pairs, products = tracking.follow(operator(state), key, track, policy)
+        return track, {
+            "": pairs.values[0],
+            "eigenvalues": pairs.values,
+            "residual": pairs.residuals[0],
+            "gap": pairs.gap,
+            "products": products,
+        }
+
+    return Observable(init, measure)
+
+
+def cka(examples: Count | None = 200) -> Observable:
+    """Linear CKA between the representations of N training examples (Kornblith et al. 2019).
+
+    A representation is what one of the L layers puts out, flattened: the layers in the order of the
+    forward pass, affine maps and nonlinearities each their own, the outputs last. Columns: the CKA
+    of every pair of layers [L, L] (a table stores it row by row), and ``initial`` [L], each layer's
+    with itself at step 0. In [0, 1]; not a number for a layer that puts out the same for every
+    example. The memory is the layers' Gram matrices [L, N, N].
+
+    Raises ValueError for fewer than two examples, and for a model that tells no activations.
+    """
+
+    def grams(state: State) -> jax.Array:
+        x = _probes(state, examples, 2, "cka").x
+        layers = state.problem.activations(state.params, x)
+        if not layers:
+            raise ValueError(
+                "cka compares the layers' outputs, and this model does not tell them: leave cka "
+                "out of the observables"
+            )
+        return jnp.stack([kernels.centered_gram(layer) for layer in layers.values()])
+
+    def measure(state: State, first: Memory) -> tuple[Memory, Values]:
+        now = grams(state)
+        return first, {
+            "": jnp.einsum("anm,bnm->ab", now, now),
+            "initial": jnp.einsum("anm,anm->a", now, first),
+        }
+
+    return Observable(grams, measure)

@@ -1,0 +1,130 @@
+"""Gradient flow beside the run, and midpoints."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import column, job, state, train
+
+from lmech.observables import Observable, processes
+from lmech.observables.matrices import flat
+
+pytestmark = pytest.mark.usefixtures("x64")
+LINEAR = ("model.depth=0", "model.bias=false", "precision=float64")
+
+
+def flow_run(*overrides):
+    config = job(
+        *("observables=[loss,gradient_flow]", "observables.gradient_flow.every=10", "steps=40"),
+        *overrides,
+    )
+    return train([config])
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.1])
+def test_on_a_quadratic_the_flow_is_the_matrix_exponential(alpha):
+    """w(t) − w* = exp(−Ht)(w₀ − w*): RK4's error a unit of time is O((αλ)⁴)."""
+    recorder, end = flow_run(*LINEAR, f"observables.gradient_flow.alpha={alpha}")
+    at = state(*LINEAR)
+    x, y = (np.asarray(a) for a in at.data.train)
+    covariance, target = x.T @ x / len(x), np.eye(10)[y]
+    values, vectors = np.linalg.eigh(covariance)
+    w, pull = np.asarray(at.params["readout"]["kernel"]), x.T @ target / len(x)
+    time = 40 * 0.1
+    decay = np.exp(-values * time)
+    integral = np.where(values > 1e-12, (1 - decay) / np.where(values > 1e-12, values, 1), time)
+    exact = vectors @ (decay[:, None] * (vectors.T @ w) + integral[:, None] * (vectors.T @ pull))
+    found = np.asarray(end.params["readout"]["kernel"][0])
+    distance = np.linalg.norm(found - exact)
+    np.testing.assert_allclose(
+        column(recorder, 0, "gradient_flow")[40], distance, rtol=20 * alpha**4
+    )
+    assert column(recorder, 0, "gradient_flow_time")[40] == pytest.approx(time)
+    loss = 0.5 * np.mean(np.sum((x @ exact - target) ** 2, axis=1))
+    np.testing.assert_allclose(column(recorder, 0, "gradient_flow_loss")[40], loss, rtol=alpha**4)
+    sharpness = column(recorder, 0, "gradient_flow_sharpness")[40]
+    np.testing.assert_allclose(sharpness, values[-1], rtol=1e-9)
+
+
+def test_a_run_at_a_small_rate_stays_with_the_flow():
+    """Euler's method is first order: a tenth of the rate, a tenth of the distance."""
+    distances = []
+    for rate, steps in ((0.1, 20), (0.01, 200)):
+        recorder, _ = flow_run(
+            f"optimizer.learning_rate={rate}",
+            f"steps={steps}",
+            "precision=float64",
+            "observables.gradient_flow.alpha=0.1",
+        )
+        distances.append(column(recorder, 0, "gradient_flow")[steps])
+    np.testing.assert_allclose(distances[0] / distances[1], 10, rtol=0.15)
+
+
+def test_a_flow_that_does_not_keep_up_is_not_a_number_from_there_on():
+    recorder, _ = flow_run(
+        "observables.gradient_flow.most_steps=1", "observables.gradient_flow.alpha=0.01"
+    )
+    found = column(recorder, 0, "gradient_flow")
+    assert found[0] == 0
+    assert all(np.isnan(found[t]) for t in (10, 20, 30, 40))
+
+
+def test_runge_kutta_is_of_fourth_order():
+    errors = []
+    for n in (8, 16, 32):
+        w = jnp.asarray(1.0)
+        for _ in range(n):
+            w = processes.runge_kutta(lambda w: -w * w, w, jnp.asarray(1.0 / n))
+        errors.append(abs(float(w) - 0.5))
+    orders = np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:]))
+    np.testing.assert_allclose(orders, 4, atol=0.15)
+
+
+def test_the_midpoint_is_the_weighted_mean_of_three_iterates():
+    config = job("observables=[loss]", "steps=6", "precision=float64")
+    recorder, _ = train(
+        [config],
+        observables={"weights": SPY, "middle": processes.at_midpoints(SPY)},
+        every={"weights": 1, "middle": 1},
+    )
+    weights, middle = (column(recorder, 0, name) for name in ("weights", "middle"))
+    assert np.isnan(middle[0]).all()
+    assert np.isnan(middle[1]).all()
+    for t in range(2, 6):
+        expected = (weights[t - 2] + 2 * weights[t - 1] + weights[t]) / 4
+        np.testing.assert_allclose(middle[t], expected, rtol=1e-12)
+
+
+SPY = Observable(lambda _: (), lambda state, memory: (memory, {"": flat(state.params)}))
+
+
+def test_midpoints_between_chunks_and_inside_them_are_the_same():
+    def run(every):
+        config = job(
+            *("observables=[loss,midpoints]", "steps=12", "precision=float64"),
+            *(f"observables.midpoint_{name}.every={every}" for name in ("loss", "sharpness")),
+        )
+        return train([config])[0]
+
+    inside, between = run(1), run(4)
+    for name in ("midpoint_loss", "midpoint_sharpness"):
+        a, b = column(inside, 0, name), column(between, 0, name)
+        np.testing.assert_allclose([a[4], a[8]], [b[4], b[8]], rtol=1e-5)
+
+
+def test_at_the_edge_the_iterates_bounce_and_their_midpoints_do_not():
+    """ηλ₁ = 1.99: along v₁ the error alternates, ρ = −0.99, and midpoints keep (1 + ρ)²/4 of it."""
+    x = np.asarray(state(*LINEAR).data.train.x)
+    rate = 1.99 / np.linalg.eigvalsh(x.T @ x / len(x))[-1]
+    config = job(
+        *LINEAR,
+        *("observables=[loss]", "steps=60", f"optimizer.learning_rate={rate}"),
+    )
+    recorder, _ = train(
+        [config],
+        observables={"weights": SPY, "middle": processes.at_midpoints(SPY)},
+        every={"weights": 1, "middle": 1},
+    )
+    weights, middle = (column(recorder, 0, name) for name in ("weights", "middle"))
+    bounce = np.linalg.norm(weights[59] - weights[58])
+    drift = np.linalg.norm(middle[59] - middle[58])
+    assert drift < 0.02 * bounce
