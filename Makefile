@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench wheel clean
+.PHONY: help quickstart test test-all lint types bench bench-steps bench-ntk bench-peers bench-tracker wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,8 +27,19 @@ lint: $(VENV)/installed-dev ## ruff: lint and format
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev ## the training step beside a hand-written loop, as ratios
+bench: bench-steps bench-ntk bench-peers bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
+
+bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
 	$(BIN)/python scripts/bench.py
+
+bench-ntk: $(VENV)/installed-dev ## time and peak memory of tangent kernels (minutes)
+	$(BIN)/python scripts/bench_ntk.py
+
+bench-peers: $(VENV)/installed-dev ## beside PyHessian, hessian-eigenthings, scipy, where installed
+	$(BIN)/python scripts/bench_peers.py
+
+bench-tracker: $(VENV)/installed-dev ## sharpness tracker: cost against error at the edge (an hour; CIFAR-10)
+	$(BIN)/python scripts/bench_tracker.py
 
 wheel: $(VENV)/installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel

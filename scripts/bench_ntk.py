@@ -31,8 +31,8 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 CASES: list[tuple[str, Reduction, int]] = [
     ("fc", "sum_logits", 2000),
-    ("fc", "full", 500),
     ("cnn", "full", 500),
+    ("fc", "full", 500),
 ]
 
 
@@ -59,7 +59,14 @@ def measure(name: str, reduction: Reduction, n: int) -> dict[str, Any]:
         rows = len(jax.block_until_ready(compiled(params, x)))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return dict(rows=rows, parameters=parameters, wall=wall, cpu=cpu, before=before, peak=peak())
+    return {
+        "rows": rows,
+        "parameters": parameters,
+        "wall": wall,
+        "cpu": cpu,
+        "before": before,
+        "peak": peak(),
+    }
 
 
 def main() -> None:

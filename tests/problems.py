@@ -17,7 +17,9 @@ SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[los
 def job(*overrides: str) -> Config:
     """A resolved config: a narrow net on 60 digits for 12 steps, unless overridden."""
     chosen = [o for o in overrides if o.startswith("experiment=")]
-    return config.resolve(config.compose([*chosen, *SMALL, *(set(overrides) - set(chosen))]))
+    return config.resolve(
+        config.compose([*chosen, *SMALL, *(o for o in overrides if o not in chosen)])
+    )
 
 
 def train(configs: list[Config], **replacements: Any) -> tuple[Recorder, End]:

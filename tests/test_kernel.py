@@ -238,7 +238,7 @@ def test_the_columns_at_the_start_are_those_of_the_dense_kernel(family, reductio
     Y = np.eye(10)[y] if y.ndim == 1 else y
     target = np.outer(Y.reshape(-1), Y.reshape(-1)) if reduction == "full" else Y @ Y.T
     np.testing.assert_allclose(values[""], eigenvalues[0])
-    np.testing.assert_allclose(values["eigenvalues"], eigenvalues[:3])
+    np.testing.assert_allclose(values["spectrum"], eigenvalues[:3])
     np.testing.assert_allclose(values["trace"], np.trace(K) / N)
     np.testing.assert_allclose(values["alignment"], cosine(K, target))
     np.testing.assert_allclose(values["alignment_centered"], kernels.centered_alignment(K, Y))
@@ -365,6 +365,19 @@ def test_an_empty_probe_set_in_a_config_is_refused_before_anything_is_built():
     for name in ("ntk", "ntk_eigenvalues", "cka"):
         with pytest.raises(ConfigError, match=f"observables.{name}.examples=0"):
             job(f"observables=[loss,{name}]", f"observables.{name}.examples=0")
+
+
+def test_formed_and_tracked_kernels_have_columns_of_their_own():
+    at = start()
+    names = [
+        {f"{name}_{part}".rstrip("_") for part in measured_shapes(observable, at)}
+        for name, observable in (("ntk", ntk(12)), ("ntk_eigenvalues", ntk_eigenvalues()))
+    ]
+    assert not names[0] & names[1]
+
+
+def measured_shapes(observable, at):
+    return jax.eval_shape(lambda: observable.measure(at, observable.init(at))[1])
 
 
 def test_cka_of_a_model_that_tells_no_layers_is_a_clear_error():

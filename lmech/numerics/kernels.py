@@ -64,31 +64,42 @@ def empirical_ntk(
 
     _, rows, summed = jax.eval_shape(outputs, params, x[:group]).shape
     size = _block(n, group, block, rows * summed * _bytes(params))
-    starts = jnp.minimum(jnp.arange(0, n, size), n - size)  # the last block overlaps the one before
 
-    def gradients(i: jax.Array | int) -> Tree:
-        inputs = lax.dynamic_slice_in_dim(x, starts[i], size)
+    def gradients(start: jax.Array | int) -> Tree:
+        inputs = lax.dynamic_slice_in_dim(x, start, size)
         return jacobian(outputs, params, inputs, group)
 
     if size == n:
         whole = gradients(0)
         return contract(whole, whole, rates)
+    starts = jnp.minimum(jnp.arange(0, n, size), n - size)  # the last block overlaps the one before
+    kernel = jnp.zeros((n * rows, n * rows), jnp.result_type(*jax.tree.leaves(params)))
+    return _in_pairs(gradients, starts, rows, kernel, rates)
+
+
+def _in_pairs(
+    gradients: Callable[[jax.Array], Tree],
+    starts: jax.Array,
+    rows: int,
+    kernel: jax.Array,
+    rates: Tree | None,
+) -> jax.Array:
+    """The kernel, written into ``kernel`` pair by pair of the blocks that start at ``starts``."""
 
     def put(kernel: jax.Array, i: jax.Array, j: jax.Array, entries: jax.Array) -> jax.Array:
         return lax.dynamic_update_slice(kernel, entries, (starts[i] * rows, starts[j] * rows))
 
     def line(i: jax.Array, kernel: jax.Array) -> jax.Array:
-        first = gradients(i)
+        first = gradients(starts[i])
 
         def pair(j: jax.Array, kernel: jax.Array) -> jax.Array:
-            entries = contract(first, gradients(j), rates)
+            entries = contract(first, gradients(starts[j]), rates)
             return put(put(kernel, i, j, entries), j, i, entries.T)
 
         kernel = put(kernel, i, i, contract(first, first, rates))
         return lax.fori_loop(i + 1, len(starts), pair, kernel)
 
-    dtype = jnp.result_type(*jax.tree.leaves(params))
-    return lax.fori_loop(0, len(starts), line, jnp.zeros((n * rows, n * rows), dtype))
+    return lax.fori_loop(0, len(starts), line, kernel)
 
 
 def interacting(apply: Apply, params: Tree, x: jax.Array) -> int:
@@ -165,7 +176,9 @@ def ntk_products(
 
     JᵀU by reverse mode, summed over the microbatches, then J (C JᵀU) by forward mode: K passes
     each way over all examples, and memory for K copies of the parameters beside a microbatch.
-    Where examples interact, ``microbatch`` is a multiple of the group.
+    Where examples interact, ``microbatch`` is a multiple of the group. The whole Θ of a fully
+    connected net with many outputs is cheaper as the product with blocks of the identity than from
+    gradients: forward mode gives all outputs of an example at once (Novak et al. 2022).
     """
     n = len(x)
 

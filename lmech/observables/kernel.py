@@ -48,14 +48,14 @@ def ntk(
     C are the learning-rate multipliers. ``reduction`` says which kernel K is looked at: ``trace``
     (1/C) Σ_c Θ_cc [N, N], ``sum_logits`` Σ_cc' Θ_cc' [N, N] or ``full`` Θ [N·C, N·C].
 
-    Columns: λ₁ of K/N and ``eigenvalues`` [k], the largest in descending order: under squared error
-    those of Θ/N are the Gauss–Newton matrix's, so in the units of the sharpness. ``trace`` tr K/N.
-    ``effective_rank`` of all eigenvalues (Roy & Vetterli 2007). ``alignment`` ⟨K, T⟩/(‖K‖‖T‖) with
-    the target kernel T = YYᵀ (vec(Y)vec(Y)ᵀ if full; labels are one-hot) and
-    ``alignment_centered``, both centred, each output over the examples (not a number for one).
-    ``distance`` 1 − cos(K, K₀) to the kernel at step 0 (Fort et al. 2020), ``change``
-    ‖K − K₀‖/‖K₀‖, and ``velocity``, the distance to the last measurement's K over the steps since,
-    not a number at the first.
+    Columns: λ₁ of K/N and ``spectrum`` [k], the largest eigenvalues in descending order: under
+    squared error those of Θ/N are the Gauss–Newton matrix's, in the units of the sharpness (if C is
+    1). ``trace`` tr K/N; ``effective_rank`` of all eigenvalues (Roy & Vetterli 2007).
+    ``alignment`` ⟨K, T⟩/(‖K‖‖T‖) with the target kernel T = YYᵀ (vec(Y)vec(Y)ᵀ if full; labels are
+    one-hot), ``alignment_centered`` with both centred over the examples, each output on its own
+    (not a number for one example). ``distance`` 1 − cos(K, K₀) to the kernel at step 0 (Fort et al.
+    2020), ``change`` ‖K − K₀‖/‖K₀‖, and ``velocity``, the distance to the last measurement's K over
+    the steps since, not a number at the first.
 
     ``block`` examples' gradients are alive at a time, twice (None: at most 512 MiB). Where batch
     norm works on groups, ``examples`` is a multiple of the group.
@@ -85,7 +85,7 @@ def ntk(
         moved = kernels.kernel_distance(K, memory.last)
         return _Kernels(memory.first, K, state.step), {
             "": eigenvalues[0],
-            "eigenvalues": eigenvalues[:k],
+            "spectrum": eigenvalues[:k],
             "trace": jnp.trace(K) / len(x),
             "effective_rank": kernels.effective_rank(eigenvalues),
             "alignment": kernels.alignment(K, Y),
