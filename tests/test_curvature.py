@@ -1,6 +1,6 @@
 """Curvature operators, trackers and spectra against dense algebra and closed forms."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,39 @@ def test_a_krylov_space_that_is_the_whole_space_is_exact():
     block = jnp.asarray(np.random.default_rng(1).normal(size=(6, 2)))
     ritz = krylov.top_eigenpairs(lambda v: matrix @ v, block, 2)
     np.testing.assert_allclose(ritz.values, [5.0, 3.0], atol=1e-10)
+
+
+@partial(jax.jit, static_argnums=2)
+def followed(diagonal, key, policy, times=4):
+    """The last of a few measurements of one diagonal matrix."""
+    operator = lambda v: diagonal[:, None] * v  # noqa: E731
+    track = tracking.start(operator, key, diagonal.size, diagonal.dtype, policy)
+    for _ in range(times):
+        track, pairs, _ = tracking.follow(operator, key, track, policy)
+    return pairs
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("tolerance", [None, 1e-6])
+def test_a_space_that_cannot_grow_makes_no_eigenvalue_up(tolerance, dtype):
+    """Residuals are zero or rounding error, in the space already or to be found with no length."""
+    policy = tracking.Policy(k=2, extensions=3, tolerance=tolerance, check_every=2)
+    for spectrum in ([1] * 10, [-1] * 10, [0] * 10, [5, 1, 1, 1, 1, 1, 1, -2, -2, -2]):
+        pairs = followed(jnp.asarray(spectrum, dtype), jax.random.key(0), policy)
+        rounding = 50 * np.finfo(dtype).eps
+        expected = sorted(spectrum)[::-1][:2]
+        np.testing.assert_allclose(pairs.values, expected, rtol=rounding, atol=rounding)
+        gram = pairs.vectors.T @ pairs.vectors
+        np.testing.assert_allclose(gram, np.eye(2), atol=rounding)
+
+
+@pytest.mark.parametrize("columns", [(0, 1), (0, 0), (0, 5)])
+def test_an_orthonormal_basis_has_only_directions_that_the_block_adds(columns):
+    against = jnp.eye(6)[:, 4:]
+    block = jnp.eye(6)[:, jnp.asarray(columns)]
+    basis = krylov.orthonormalize(block, against)
+    expected = jnp.zeros((6, 6)).at[0, 0].set(1).at[1, 1].set(float(columns == (0, 1)))
+    np.testing.assert_allclose(basis @ basis.T, expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 40])

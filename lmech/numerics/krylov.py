@@ -48,20 +48,40 @@ def residual_block(pairs: Ritz) -> jax.Array:
 def orthonormalize(block: jax.Array, against: jax.Array | None = None) -> jax.Array:
     """Orthonormal basis [P, K] of the block, orthogonal to the orthonormal columns ``against``.
 
-    Done twice: after one pass of Gram–Schmidt a nearly converged block is orthogonal only to the
-    rounding error over its (small) norm; twice is enough (Kahan; Parlett 1980, §6.9).
+    Directions that the block does not have, or has in ``against`` alone, are columns of zeros: a QR
+    factorisation would fill them with unit vectors that are orthogonal to nothing. By the block's
+    Gram matrix (SVQB, Stathopoulos & Wu 2002), twice: after one pass a nearly converged block is
+    orthogonal only to the rounding error over its (small) norm, and twice is enough (Parlett 1980,
+    §6.9). In the second pass a column keeps its length, unless it was rounding error to begin with.
     """
-    for _ in range(1 if against is None else 2):
-        if against is not None:
-            block = block - against @ (against.T @ block)
-        block, _ = jnp.linalg.qr(block)
-    return block
+    rounding = 10 * block.shape[1] * jnp.finfo(block.dtype).eps
+    block = _outside(block, against)
+    lengths = jnp.linalg.norm(block, axis=0)
+    block = _whitened(block / jnp.where(lengths > 0, lengths, 1)[None], rounding)
+    return _whitened(_outside(block, against), 0.25)
+
+
+def _outside(block: jax.Array, basis: jax.Array | None) -> jax.Array:
+    return block if basis is None else block - basis @ (basis.T @ block)
+
+
+def _whitened(block: jax.Array, floor: float) -> jax.Array:
+    """B (BᵀB)^-½ up to a rotation; zero where an eigenvalue of BᵀB is below ``floor``."""
+    squares, rotation = jnp.linalg.eigh(block.T @ block)
+    scale = jnp.where(squares > floor, lax.rsqrt(jnp.maximum(squares, floor)), 0)
+    return block @ (rotation * scale[None])
 
 
 def rayleigh_ritz(basis: jax.Array, image: jax.Array, k: int) -> Ritz:
-    """The best k pairs in span(basis), given ``image`` = H · basis, both [P, M], M ≥ k."""
-    projected = basis.T @ image
-    values, rotation = jnp.linalg.eigh((projected + projected.T) / 2)
+    """The best k pairs in span(basis), given ``image`` = H · basis, both [P, M], M ≥ k.
+
+    A column of zeros is no direction: its pair comes last, below any eigenvalue.
+    """
+    there = jnp.square(basis).sum(axis=0) > 0.5
+    projected = jnp.where(there[:, None] & there[None], basis.T @ image, 0)
+    below = -1 - 2 * jnp.linalg.norm(projected)
+    projected = (projected + projected.T) / 2 + jnp.diag(jnp.where(there, 0, below))
+    values, rotation = jnp.linalg.eigh(projected)
     values, rotation = values[::-1][:k], rotation[:, ::-1][:, :k]
     return Ritz(basis @ rotation, image @ rotation, values)
 
@@ -82,11 +102,12 @@ def top_eigenpairs(operator: Operator, block: jax.Array, extensions: int) -> Rit
     return rayleigh_ritz(basis, image, block.shape[1])
 
 
-def extend(operator: Operator, pairs: Ritz, block: jax.Array, keep: int) -> Ritz:
-    """The best ``keep`` pairs in span(V, block): as many products as the block has columns."""
+def extend(operator: Operator, pairs: Ritz, block: jax.Array) -> Ritz:
+    """As many pairs as there were, the best in span(V, block): a product a column of the block."""
     new = orthonormalize(block, against=pairs.vectors)
     basis = jnp.concatenate([pairs.vectors, new], axis=1)
-    return rayleigh_ritz(basis, jnp.concatenate([pairs.images, operator(new)], axis=1), keep)
+    image = jnp.concatenate([pairs.images, operator(new)], axis=1)
+    return rayleigh_ritz(basis, image, len(pairs.values))
 
 
 class Tridiagonal(NamedTuple):

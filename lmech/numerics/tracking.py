@@ -24,7 +24,7 @@ class Policy(NamedTuple):
     Lanczos run restarted with V, which knows the neighbours that λ₁ might swap with. At equal cost
     it is closer to λ₁ than a block Krylov step of all k residuals, and says less of λ₂, …, λ_k.
     With a ``tolerance`` it goes on until ‖r₁‖²/gap ≤ tolerance · |θ₁| and k random vectors do not
-    raise θ₁ by more than that, at most ``rounds`` rounds. A cold run, ``depth`` Lanczos steps from
+    raise θ₁ by more than that, for about ``rounds`` products at most. A cold run, ``depth`` Lanczos steps from
     a random vector, makes the first block, and with ``check_every`` n each n-th measurement's.
     """
 
@@ -60,19 +60,21 @@ def start(operator: Operator, key: jax.Array, size: int, dtype: DTypeLike, polic
             f"k={policy.k} eigenpairs are asked of a matrix of {size} parameters: lower k"
         )
     zero = jnp.zeros((), jnp.int32)
-    return Track(_cold(operator, key, size, dtype, policy).vectors, zero, zero, zero)
+    block = krylov.orthonormalize(_cold(operator, key, size, dtype, policy))
+    return Track(block, zero, zero, zero)
 
 
-def _cold(operator: Operator, key: jax.Array, size: int, dtype: DTypeLike, policy: Policy) -> Ritz:
-    """The top k pairs from nothing: Lanczos from a random vector."""
+def _cold(
+    operator: Operator, key: jax.Array, size: int, dtype: DTypeLike, policy: Policy
+) -> jax.Array:
+    """The top k Ritz vectors [P, k] of Lanczos from a random vector."""
     draws = jax.random.normal(key, (size, 1 + policy.k), dtype)
     tridiagonal = krylov.lanczos(operator, draws[:, 0], min(policy.depth, size))
     _, rotation = jnp.linalg.eigh(tridiagonal.matrix)
     top = tridiagonal.basis @ rotation[:, ::-1][:, : policy.k]
     block = jnp.pad(top, ((0, 0), (0, policy.k - top.shape[1])))
     # A Krylov space that ended early leaves zeros: random vectors stand in for them.
-    noise = draws[:, 1:] * jnp.finfo(dtype).eps
-    return krylov.top_eigenpairs(operator, block + noise, extensions=0)
+    return block + draws[:, 1:] * jnp.finfo(dtype).eps
 
 
 def follow(
@@ -82,14 +84,19 @@ def follow(
     size, k = track.vectors.shape
     if policy.room >= size:
         return _exact(operator, track)
-    pairs = krylov.top_eigenpairs(operator, track.vectors, extensions=0)
-    for _ in range(policy.extensions):
-        pairs = _tighten(operator, pairs, len(pairs.values) + 1)
-    products = jnp.full((), k + policy.extensions, jnp.int32)
-    if policy.tolerance is not None:
-        pairs, spent = _converge(operator, key, pairs, policy, policy.tolerance)
-        products += spent
-    pairs = _first(pairs, k)
+    # As wide as it will get, with columns of zeros, so that one compiled product serves all rounds.
+    pairs = jax.tree.map(
+        lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, policy.room - k)]),
+        krylov.top_eigenpairs(operator, track.vectors, extensions=0),
+    )
+    loop = pairs, jnp.int32(k)
+    if policy.tolerance is None:
+        pairs, products = lax.fori_loop(
+            0, policy.extensions, lambda _, loop: _tighten(operator, loop), loop
+        )
+    else:
+        pairs, products = _converge(operator, key, loop, policy, policy.tolerance)
+    pairs = Ritz(pairs.vectors[:, :k], pairs.images[:, :k], pairs.values[:k])
     track = track._replace(vectors=pairs.vectors, measured=track.measured + 1)
     if policy.check_every is not None:
         due = track.measured % policy.check_every == 0
@@ -98,13 +105,13 @@ def follow(
     return track, pairs, products
 
 
-def _first(pairs: Ritz, k: int) -> Ritz:
-    return Ritz(pairs.vectors[:, :k], pairs.images[:, :k], pairs.values[:k])
+Loop = tuple[Ritz, jax.Array]  # pairs, products spent
 
 
-def _tighten(operator: Operator, pairs: Ritz, keep: int) -> Ritz:
+def _tighten(operator: Operator, loop: Loop) -> Loop:
     """One product, of the first pair's residual."""
-    return krylov.extend(operator, pairs, krylov.residual_block(pairs)[:, :1], keep)
+    pairs, products = loop
+    return krylov.extend(operator, pairs, krylov.residual_block(pairs)[:, :1]), products + 1
 
 
 def _exact(operator: Operator, track: Track) -> tuple[Track, Ritz, jax.Array]:
@@ -117,46 +124,36 @@ def _exact(operator: Operator, track: Track) -> tuple[Track, Ritz, jax.Array]:
 
 
 def _converge(
-    operator: Operator, key: jax.Array, pairs: Ritz, policy: Policy, tolerance: float
-) -> tuple[Ritz, jax.Array]:
-    """Go on until θ₁ meets the tolerance and a random block does not raise it; products spent.
+    operator: Operator, key: jax.Array, loop: Loop, policy: Policy, tolerance: float
+) -> Loop:
+    """Go on until θ₁ meets the tolerance and a random block does not raise it.
 
-    Twice k pairs are kept from round to round: the second half holds what the last residuals
+    More than the k pairs are kept from round to round: the others hold what the last residuals
     brought, which is what makes a restarted method converge like an unrestarted one.
     """
-    k, (size, have) = policy.k, pairs.vectors.shape
-    wide = 2 * k
-    most = policy.rounds
+    k, size = policy.k, loop[0].vectors.shape[0]
+    least, most = k + policy.extensions, k + policy.extensions + policy.rounds
 
-    def loose(loop: tuple[Ritz, jax.Array]) -> jax.Array:
-        pairs, spent = loop
-        return (pairs.error > tolerance * jnp.abs(pairs.values[0])) & (spent < most)
+    def loose(loop: Loop) -> jax.Array:
+        pairs, products = loop
+        wanted = pairs.error > tolerance * jnp.abs(pairs.values[0])
+        return (products < least) | (wanted & (products < most))
 
-    def tighten(loop: tuple[Ritz, jax.Array]) -> tuple[Ritz, jax.Array]:
-        pairs, spent = loop
-        return _tighten(operator, pairs, wide), spent + 1
+    def probe(loop: Loop) -> Loop:
+        pairs, products = loop
+        draw = jax.random.normal(jax.random.fold_in(key, products), (size, k), pairs.values.dtype)
+        return krylov.extend(operator, pairs, draw), products + k
 
-    def probed(pairs: Ritz, spent: jax.Array) -> tuple[Ritz, jax.Array]:
-        draw = jax.random.normal(jax.random.fold_in(key, spent), (size, k), pairs.vectors.dtype)
-        return krylov.extend(operator, pairs, draw, wide), spent + k
+    def again(state: tuple[Loop, jax.Array, jax.Array]) -> tuple[Loop, jax.Array, jax.Array]:
+        loop, before, _ = state
+        loop = lax.while_loop(loose, partial(_tighten, operator), loop)
+        found = loop[0].values[0]
+        raised = (found - before > tolerance * jnp.abs(found)) & (loop[1] < most)
+        return when(raised, probe, loop), found, raised
 
-    def again(loop: tuple[Ritz, jax.Array, jax.Array]) -> tuple[Ritz, jax.Array, jax.Array]:
-        before, spent, _ = loop
-        pairs, spent = lax.while_loop(loose, tighten, probed(before, spent))
-        rise = pairs.values[0] - before.values[0]
-        return pairs, spent, rise > tolerance * jnp.abs(pairs.values[0])
-
-    def raised(loop: tuple[Ritz, jax.Array, jax.Array]) -> jax.Array:
-        return loop[2] & (loop[1] < most)
-
-    spent = jnp.zeros((), jnp.int32)
-    # A block as wide as the loop's from the start: shapes are fixed.
-    for extra in range(have, wide):
-        pairs, spent = _tighten(operator, pairs, extra + 1), spent + 1
-    pairs = _first(pairs, wide)
-    pairs, spent = lax.while_loop(loose, tighten, (pairs, spent))
-    pairs, spent, _ = lax.while_loop(raised, again, (pairs, spent, jnp.ones((), bool)))
-    return pairs, spent
+    start = loop, jnp.full((), -jnp.inf, loop[0].values.dtype), jnp.ones((), bool)
+    loop, *_ = lax.while_loop(lambda state: state[2], again, start)
+    return loop
 
 
 def _check(
@@ -165,7 +162,8 @@ def _check(
     """A cold run: counted, and put in the block's place if it found a larger eigenvalue."""
     track, pairs, products = loop
     size, _ = track.vectors.shape
-    found = _cold(operator, key, size, track.vectors.dtype, policy)
+    block = _cold(operator, key, size, track.vectors.dtype, policy)
+    found = krylov.top_eigenpairs(operator, block, extensions=0)
     missed = found.values[0] - pairs.values[0] > MISS * jnp.abs(pairs.values[0])
     pairs = trees.select(missed, found, pairs)
     track = track._replace(
