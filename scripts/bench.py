@@ -2,10 +2,10 @@
 
     make bench
 
-fc-tanh 3072-200-200-10 on 5,000 random images of CIFAR-10's size, full-batch gradient descent, float32:
-the engine's step against a hand-written ``jit(scan(value_and_grad + update))`` of the same net, a
-sharpness measurement against the 50 steps that lie between two, and Hessian products against a
-gradient; then Hessian products of square nets against what their matmuls count.
+fc-tanh 3072-200-200-10 on 5,000 random images of CIFAR-10's size, full-batch gradient descent,
+float32: the engine's step against a hand-written ``jit(scan(value_and_grad + update))`` of the same
+net, a sharpness measurement against the 50 steps that lie between two, and Hessian products against
+a gradient; then Hessian products of square nets against what their matmuls count.
 """
 
 import statistics

@@ -4,10 +4,10 @@
 
 fc-tanh 3072-200-200-10 on the first 5,000 images of CIFAR-10, squared loss, full-batch gradient
 descent at η = 0.01, float32: trained to the edge of stability (4,400 steps), then measured every 10
-steps over 2,000 steps. Each policy follows the run from measurement to measurement, as the observable
-does. Reference: Lanczos from a random vector, 100 steps, at each point. Cost: wall time of a measurement
-over that of a gradient, medians of the same run. ``--frames`` and ``--reference`` keep the weights and
-the reference between calls (.npy).
+steps over 2,000 steps. Each policy follows the run from measurement to measurement, as the
+observable does. Reference: Lanczos from a random vector, 100 steps, at each point. Cost: wall time
+of a measurement over that of a gradient, medians of the same run. ``--frames`` and ``--reference``
+keep the weights and the reference between calls (.npy).
 """
 
 import argparse
@@ -49,9 +49,10 @@ POLICIES = {
 
 
 class Bench:
-    """The problem, and jitted functions of flat weights."""
+    """The problem, and functions of flat weights to jit."""
 
     def __init__(self) -> None:
+        """The paper's setting."""
         batch = building.build([config.resolve(config.compose(list(OVERRIDES)))])
         inputs = jax.tree.map(lambda a: jnp.asarray(a[0]), batch.inputs)
         self.problem = parametrize(batch.program.problem, inputs.scales)
@@ -127,8 +128,7 @@ def measure(bench: Bench, policy: Policy, weights: np.ndarray) -> dict[str, np.n
     gradient = jax.jit(bench.gradient)
     track = start(weights[0], bench.data)
     rows = []
-    for i, w in enumerate(weights):
-        w = jnp.asarray(w)
+    for i, w in enumerate(map(jnp.asarray, weights)):
         unit, _ = seconds(lambda w=w: gradient(w, bench.data))
         cost, (track, pairs, products) = seconds(
             lambda w=w, track=track, i=i: follow(w, track, i, bench.data)

@@ -33,7 +33,8 @@ class Activation(nn.Module):
 
 def drawer(weights: Init, fan_in: int, dtype: Any) -> Callable[..., jax.Array]:
     """``(key, shape) → array``: a kernel's or a bias's first value."""
-    std = fan_in**-0.5
+    # Typed: a Python float enters jax's generators as a float64.
+    std = jnp.asarray(fan_in**-0.5, dtype)
 
     def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         if weights == "uniform_fan_in":

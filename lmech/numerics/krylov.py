@@ -54,7 +54,7 @@ def orthonormalize(block: jax.Array, against: jax.Array | None = None) -> jax.Ar
     orthogonal only to the rounding error over its (small) norm, and twice is enough (Parlett 1980,
     §6.9). In the second pass a column keeps its length, unless it was rounding error to begin with.
     """
-    rounding = 10 * block.shape[1] * jnp.finfo(block.dtype).eps
+    rounding = 10 * block.shape[1] * float(jnp.finfo(block.dtype).eps)
     block = _outside(block, against)
     lengths = jnp.linalg.norm(block, axis=0)
     block = _whitened(block / jnp.where(lengths > 0, lengths, 1)[None], rounding)

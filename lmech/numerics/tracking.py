@@ -24,8 +24,9 @@ class Policy(NamedTuple):
     Lanczos run restarted with V, which knows the neighbours that λ₁ might swap with. At equal cost
     it is closer to λ₁ than a block Krylov step of all k residuals, and says less of λ₂, …, λ_k.
     With a ``tolerance`` it goes on until ‖r₁‖²/gap ≤ tolerance · |θ₁| and k random vectors do not
-    raise θ₁ by more than that, for about ``rounds`` products at most. A cold run, ``depth`` Lanczos steps from
-    a random vector, makes the first block, and with ``check_every`` n each n-th measurement's.
+    raise θ₁ by more than that, for about ``rounds`` products at most. A cold run, ``depth`` Lanczos
+    steps from a random vector, makes the first block, and with ``check_every`` n each n-th
+    measurement's.
     """
 
     k: int

@@ -32,8 +32,14 @@ def _estimate(
     operator: Operator, state: State, integrand: Integrand, samples: int
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and standard error of an integrand over random signs (Hutchinson 1990)."""
-    sampler = stochtrace.sampler_signs(flat(state.params), num=samples)
-    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sampler)
+    w = flat(state.params)
+
+    def signs(key: jax.Array) -> jax.Array:
+        # From bits: jax's rademacher, and so matfree's sampler, compares float64 uniforms.
+        ones = jax.random.bits(key, (samples, w.size), jnp.uint8) & 1
+        return (2 * ones.astype(jnp.int8) - 1).astype(w.dtype)
+
+    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, signs)
     return estimator(lambda v: operator(v[:, None])[:, 0], _key(state))
 
 
