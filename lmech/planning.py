@@ -23,6 +23,8 @@ from lmech.seeds import stream_seeds
 # Raise it when a change to the code changes a job's numbers beyond rounding: old results are then
 # not passed off as new ones. tests/test_golden.py holds the numbers that go with it.
 MATHS_VERSION = 1
+# The same for what observables say of a training (tests/golden_observables.json).
+MEASURES_VERSION = 1
 
 # The parts of a config that decide the training. The rest says what to look at and how to run.
 SCIENCE = (
@@ -129,10 +131,12 @@ def job_id(config: Config) -> str:
 
 
 def observable_ids(config: Config) -> dict[str, str]:
-    """Identity of each observable: its own config, its seed, and the source of a user's code."""
+    """Identity of each observable: its config, our version of it, its seed, a user's source."""
     probes = stream_seeds(config["seed"], config["seeds"])["probes"]
     return {
-        name: digest([node, probes, [_source(target) for target in _targets(node)]])
+        name: digest(
+            [MEASURES_VERSION, node, probes, [_source(target) for target in _targets(node)]]
+        )
         for name, node in config["observables"].items()
     }
 

@@ -1,14 +1,20 @@
-"""What every observable preset owes the run that it watches."""
+"""What every observable preset owes the run that it watches.
 
+The numbers themselves stand in golden_observables.json, beside the version of our measures; to
+renew it: python tests/test_observables.py
+"""
+
+import json
 import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from problems import column, job, train
 
-from lmech import building, config, engine
+from lmech import building, config, engine, planning
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -16,6 +22,7 @@ PRESETS = config.groups()["observables"]
 # Several at a time: a program costs more to compile than most observables do.
 SOME = [PRESETS[i::5] for i in range(5)]
 TOGETHER = pytest.mark.parametrize("presets", SOME, ids=lambda names: names[0])
+GOLDEN = Path(__file__).parent / "golden_observables.json"
 SMALL = ("model.width=6", "model.activation=relu", "steps=6", "dataset.train_size=100")
 SMALLER = (
     *("observables.batch_sharpness.batches=3", "observables.batch_sharpness.batch_size=20"),
@@ -39,22 +46,27 @@ def weights(end, member=0):
     return [np.asarray(leaf[member]) for leaf in jax.tree.leaves(end.params)]
 
 
+def measurements(presets):
+    """The float64 run's end, and the last scalar of every column."""
+    overrides = ("optimizer=adam", "precision=float64")
+    recorder, end = train([watched(["loss", *presets], *overrides)])
+    columns = {name: column(recorder, 0, name) for name in recorder.table(0).column_names[1:]}
+    last = {name: values[max(values)] for name, values in columns.items()}
+    return end, {name: float(value) for name, value in last.items() if value.ndim == 0}
+
+
 @TOGETHER
-def test_observables_change_no_bit_of_the_parameters_and_measure_numbers(presets):
-    recorder, end = train([watched(["loss", *presets], "optimizer=adam")])
-    _, bare = train([watched(["loss"], "optimizer=adam")])
-    for found, expected in zip(weights(end), weights(bare), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    table = recorder.table(0).to_pydict()
-    names = config.compose([f"observables=[{','.join(presets)}]"]).observables
-    late = [row for row, step in enumerate(table["step"]) if step >= 3]
-    for name in names:
-        columns = [c for c in table if c == name or c.startswith(f"{name}_")]
-        assert columns, name
-        for key in columns:
-            values = [table[key][row] for row in late if table[key][row] is not None]
-            assert values, key
-            assert np.isfinite(np.asarray(values, float)).all(), key
+def test_observables_change_no_bit_of_the_parameters_and_measure_the_golden_numbers(presets):
+    end, found = measurements(presets)
+    bare, _ = measurements([])
+    for a, b in zip(weights(end), weights(bare), strict=True):
+        np.testing.assert_array_equal(a, b)
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["measures_version"] == planning.MEASURES_VERSION
+    for name in config.compose([f"observables=[{','.join(presets)}]"]).observables:
+        assert [key for key in found if key == name or key.startswith(f"{name}_")], name
+    for name, value in found.items():
+        np.testing.assert_allclose(value, golden["last"][name], rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -106,3 +118,12 @@ def test_every_observable_traces_on_other_problems(presets, setting):
     named = [preset for preset in presets if preset not in ("accuracy", "neural_collapse")]
     extra = [o for o in ("observables.batch_sharpness.batches=1",) if "batch_sharpness" in named]
     building.check(building.build([watched(["loss", *named], *setting, *extra)]))
+
+
+if __name__ == "__main__":
+    from lmech.numerics.precision import numerics
+
+    with numerics():
+        last = {key: value for presets in SOME for key, value in measurements(presets)[1].items()}
+    content = {"measures_version": planning.MEASURES_VERSION, "last": last}
+    GOLDEN.write_text(json.dumps(content, indent=1) + "\n")
