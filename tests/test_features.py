@@ -3,17 +3,14 @@
 The table at the end also runs what is in ``observables.gradients`` and ``observables.collapse``.
 """
 
-import re
 from functools import cache
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import job, measured
+from problems import measured
 from problems import state as new_state
 
-from lmech import building, engine
 from lmech.datasets import Examples
 from lmech.numerics import features as numerics
 from lmech.observables import features
@@ -21,11 +18,7 @@ from lmech.observables.collapse import neural_collapse
 from lmech.observables.gradients import (
     gradient_coherence,
     gradient_noise,
-    gradient_norm,
     input_jacobian,
-    update_norm,
-    weight_distance,
-    weight_norm,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -196,10 +189,6 @@ def test_microbatches_in_a_row_are_the_whole(size):
 
 # What holds of every observable that looks at the probe set, whatever it measures.
 
-PRESETS = (
-    *("activations", "dead_units", "logits", "effective_rank", "weights"),
-    *("gradient_noise", "gradient_coherence", "input_jacobian", "neural_collapse"),
-)
 SPLIT = {
     "activations": features.activations,
     "dead_units": features.dead_units,
@@ -209,12 +198,6 @@ SPLIT = {
     "gradient_coherence": gradient_coherence,
     "input_jacobian": input_jacobian,
     "neural_collapse": neural_collapse,
-}
-WHOLE = {
-    "weight_norm": weight_norm,
-    "weight_distance": weight_distance,
-    "update_norm": update_norm,
-    "gradient_norm": gradient_norm,
 }
 # Interacting examples refuse to be taken alone.
 TOGETHER = ("activations", "dead_units", "logits", "effective_rank", "neural_collapse")
@@ -243,44 +226,3 @@ def test_batch_norm_is_seen_in_whole_groups(name):
     same(measured(SPLIT[name](microbatch=20), here), whole, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="batch norm works on groups of 20"):
         measured(SPLIT[name](microbatch=7), here)
-
-
-@pytest.mark.parametrize("name", [*SPLIT, *WHOLE])
-def test_members_side_by_side_are_measured_as_alone(name):
-    observable = {**SPLIT, **WHOLE}[name]()
-    here = state(*CNN)
-
-    def run(params):
-        memory = observable.init(here)
-        return observable.measure(here._replace(params=params), memory)[1]
-
-    members = [jax.tree.map(lambda w, s=s: s * w, here.params) for s in (1.0, 0.7)]
-    together = jax.jit(jax.vmap(run))(jax.tree.map(lambda *w: jnp.stack(w), *members))
-    single = jax.jit(run)
-    for index, params in enumerate(members):
-        alone = single(params)
-        same({k: v[index] for k, v in together.items()}, alone, rtol=1e-8, atol=1e-10)
-
-
-@pytest.fixture(scope="module")
-def lowered():
-    """The text of each float32 program, by observable and part."""
-    config = job("model.activation=relu", f"observables=[{','.join(PRESETS)}]", "steps=2")
-    batch = building.build([config])
-    run = engine.compiled(batch.program)
-    feed = engine.Feed(batch.rates(np.arange(1))[:, 0], None)
-    shapes = jax.eval_shape(run.start, (), (batch.inputs, None))
-    texts = {}
-    for name, measure in run.measure.items():
-        fixed = (batch.inputs, shapes, feed)
-        memory = jax.eval_shape(run.memory[name], (), fixed, batch.data)
-        arguments = ((memory,), fixed, False, batch.data)
-        texts[name] = run.memory[name].lower((), fixed, batch.data).as_text()
-        texts[name] += measure.lower(*arguments).as_text()
-    return texts
-
-
-@pytest.mark.parametrize("name", [*SPLIT, *WHOLE])
-def test_a_float32_measurement_has_no_float64_in_it(name, lowered):
-    assert re.search(r"tensor<[^>]*f32>", lowered[name])
-    assert not re.search(r"tensor<([^>]*x)?f64>", lowered[name])

@@ -1,13 +1,11 @@
 """Tangent kernels, what is read off them, and CKA, against dense algebra and closed forms."""
 
-import re
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from jax.flatten_util import ravel_pytree
 from problems import column, job, measured, state, train
 
@@ -288,22 +286,6 @@ def repeated(observable, at, times):
     return values
 
 
-@pytest.mark.parametrize(
-    "observable", [ntk(20, block=7), ntk_eigenvalues(2, 1), cka(20)], ids=["ntk", "products", "cka"]
-)
-def test_members_side_by_side_are_measured_as_one_after_another(observable):
-    at = state("precision=float64", *ONE_OUTPUT, "model.depth=1")
-    members = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), at.params)
-
-    def one(params):
-        here = at._replace(params=params)
-        return observable.measure(here, observable.init(here))[1]
-
-    turns, sides = (jax.jit(f)(members) for f in (lambda m: jax.lax.map(one, m), jax.vmap(one)))
-    for name, values in turns.items():
-        np.testing.assert_allclose(sides[name], values, rtol=1e-6, atol=1e-12)
-
-
 def test_for_a_linear_model_under_squared_error_the_top_eigenvalue_is_the_sharpness():
     at = state("precision=float64", "model.depth=0", "model.bias=false")
     x = np.asarray(at.data.train.x)
@@ -385,25 +367,3 @@ def test_cka_of_a_model_that_tells_no_layers_is_a_clear_error():
     silent = at._replace(problem=at.problem._replace(activations=lambda _params, _x: {}))
     with pytest.raises(ValueError, match="this model does not tell them"):
         measured(cka(examples=10), silent)
-
-
-@pytest.mark.parametrize("observable", [ntk(12, block=5), ntk_eigenvalues(), cka(12)])
-def test_in_float32_an_observable_has_no_float64_in_it(observable):
-    at = start()
-
-    def run(params, step):
-        here = at._replace(params=params, step=step)
-        return observable.measure(here, observable.init(here))
-
-    text = jax.jit(run).lower(at.params, at.step).as_text()
-    assert not re.search(r"tensor<[^>]*f64>", text)
-
-
-@pytest.mark.parametrize("name", ["ntk", "ntk_eigenvalues", "cka"])
-def test_the_preset_shows_every_argument_with_its_default(name):
-    node = job(f"observables=[{name}]")["observables"][name]
-    shown = {key: value for key, value in node.items() if key not in ("every", "_target_")}
-    factory = {"ntk": ntk, "ntk_eigenvalues": ntk_eigenvalues, "cka": cka}[name]
-    names = factory.__code__.co_varnames[: factory.__code__.co_argcount]
-    assert shown == dict(zip(names, factory.__defaults__, strict=True))
-    assert instantiate({"_target_": node["_target_"]}) is not None

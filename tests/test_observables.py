@@ -4,6 +4,7 @@ The numbers themselves stand in golden_observables.json, beside the version of o
 renew it: python tests/test_observables.py
 """
 
+import inspect
 import json
 import re
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hydra.utils import get_method
 from problems import column, job, train
 
 from lmech import building, config, engine, planning
@@ -118,6 +120,14 @@ def test_every_observable_traces_on_other_problems(presets, setting):
     named = [preset for preset in presets if preset not in ("accuracy", "neural_collapse")]
     extra = [o for o in ("observables.batch_sharpness.batches=1",) if "batch_sharpness" in named]
     building.check(building.build([watched(["loss", *named], *setting, *extra)]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_shows_every_argument(preset):
+    """What is not shown cannot be overridden without knowing the source."""
+    for name, node in job(f"observables=[{preset}]")["observables"].items():
+        arguments = inspect.signature(get_method(node["_target_"])).parameters
+        assert {"every", "_target_", *arguments} == set(node), name
 
 
 if __name__ == "__main__":
