@@ -58,4 +58,4 @@ $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@touch $@ $(VENV)/installed
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .jax_cache

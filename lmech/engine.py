@@ -316,16 +316,22 @@ def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
 
 
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
-    """Start one member, take a step and measure every observable once: to trace, not to run."""
+    """Start one member, take a step and measure every observable once: to trace, not to run.
+
+    A ValueError of an observable is raised with its name.
+    """
     state = initial_state(program, inputs, data)
     feed = _first_feed(program, inputs)
     _, gradient = loss_and_gradient(state.problem, state.params, state.batch, program.microbatch)
     carry = _update(program, inputs, _start(program, inputs, None), feed.rate, gradient)
     state = _state(program, inputs, carry, feed, data)
-    return {
-        name: _observe(observable, state, observable.init(state))[1]
-        for name, observable in program.observables.items()
-    }
+    values = {}
+    for name, observable in program.observables.items():
+        try:
+            _, values[name] = _observe(observable, state, observable.init(state))
+        except ValueError as error:
+            raise ValueError(f"observables.{name}: {error}") from error
+    return values
 
 
 def _copy(flag: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Fixtures and the strictness that all tests run under."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from lmech.numerics.precision import numerics
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of a test's time is compilation, often of a program that another test has compiled.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture

@@ -43,7 +43,10 @@ def test_help_names_every_command(capsys):
         (["optimizer.learning_rat=0.1"], "did you mean 'optimizer.learning_rate'"),
         (["collect", "nowhere"], "no results at nowhere"),
         ([*RUN, "observables=[loss,accuracy]"], "leave accuracy out"),
-        ([*RUN, "model.width=1", "model.depth=0"], "lower observables.sharpness.k"),
+        (
+            [*RUN, "model.width=1", "model.depth=0"],
+            "observables.sharpness: k=4 eigenpairs are asked of",
+        ),
         (["-m", *RUN, "model=glob(*"], "model=glob(*"),
         ([*RUN, "name=../x"], "name=../x"),
         ([*RUN, "batch_size=21"], "there are 20 training examples"),

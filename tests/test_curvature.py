@@ -30,7 +30,7 @@ PROBLEMS = pytest.mark.parametrize(
     [
         pytest.param(MLP, "mse", id="mlp-mse"),
         pytest.param(CNN, "cross_entropy", id="cnn-cross_entropy"),
-        pytest.param(NORMED, "cross_entropy", id="batch norm-cross_entropy"),
+        pytest.param(NORMED, "cross_entropy", id="batch norm-cross_entropy", marks=slow),
         pytest.param(MLP, "cross_entropy", id="mlp-cross_entropy", marks=slow),
         pytest.param(CNN, "mse", id="cnn-mse", marks=slow),
         pytest.param(NORMED, "mse", id="batch norm-mse", marks=slow),

@@ -49,12 +49,12 @@ def weights(end, member=0):
 
 
 def measurements(presets):
-    """The float64 run's end, and the last scalar of every column."""
+    """The float64 run's end, and the last number of every column (the norm of a vector)."""
     overrides = ("optimizer=adam", "precision=float64")
     recorder, end = train([watched(["loss", *presets], *overrides)])
     columns = {name: column(recorder, 0, name) for name in recorder.table(0).column_names[1:]}
     last = {name: values[max(values)] for name, values in columns.items()}
-    return end, {name: float(value) for name, value in last.items() if value.ndim == 0}
+    return end, {name: float(np.linalg.norm(v) if v.ndim else v) for name, v in last.items()}
 
 
 @TOGETHER

@@ -54,7 +54,7 @@ def neural_collapse(
             raise ValueError(
                 f"neural_collapse compares features [{h.shape[-1]}] and {outputs.shape[-1]} "
                 f"outputs with {readout} {list(classifier.shape)}: set "
-                "observables.neural_collapse.layer to what that tensor takes"
+                "layer to what that tensor takes"
             )
         return features.neural_collapse(h, chosen.y, outputs, classifier)
 
@@ -76,7 +76,6 @@ def _tensor(state: State, name: str) -> jax.Array:
     tensors = trees.named_leaves(state.params)
     if name not in tensors:
         raise ValueError(
-            f"neural_collapse finds no tensor {name!r}: set observables.neural_collapse.readout "
-            f"to one of {', '.join(tensors)}"
+            f"neural_collapse finds no tensor {name!r}: set readout to one of {', '.join(tensors)}"
         )
     return tensors[name]

@@ -74,7 +74,7 @@ def ntk(
     def init(state: State) -> Memory:
         K = kernel(state)
         if k > len(K):
-            raise ValueError(f"the kernel has {len(K)} eigenvalues: lower observables.ntk.k ({k})")
+            raise ValueError(f"the kernel has {len(K)} eigenvalues: lower k ({k})")
         return _Kernels(K, K, state.step)
 
     def measure(state: State, memory: _Kernels) -> tuple[Memory, Values]:
@@ -132,10 +132,7 @@ def ntk_eigenvalues(
     def init(state: State) -> Memory:
         outputs = jax.eval_shape(state.problem.apply, state.params, inputs(state))
         if k > outputs.size:
-            raise ValueError(
-                f"the kernel has {outputs.size} eigenvalues: lower observables.ntk_eigenvalues.k "
-                f"({k})"
-            )
+            raise ValueError(f"the kernel has {outputs.size} eigenvalues: lower k ({k})")
         key = seeds.key(state.seeds, "probes")
         return tracking.start(operator(state), key, outputs.size, outputs.dtype, policy)
 
