@@ -95,7 +95,7 @@ def ours(data: Data) -> tuple[Call, Call]:
 
 
 def products(
-    widths: tuple[int, ...], activation: str, data: Data, columns: int, microbatch: int | None
+    widths: tuple[int, ...], activation: str, data: Data, vectors: int, microbatch: int | None
 ) -> tuple[Call, Call]:
     """A full-batch gradient, and a Hessian product of a block of so many vectors."""
     x, y = jnp.asarray(data.train.x, jnp.float32), jnp.asarray(data.train.y)
@@ -108,7 +108,7 @@ def products(
     )
     params = problem.init(jax.random.key(0))
     flat, _ = ravel_pytree(params)
-    block = jax.random.normal(jax.random.key(1), (flat.size, columns), flat.dtype)
+    block = jax.random.normal(jax.random.key(1), (vectors, flat.size), flat.dtype)
     examples = Examples(x, y)
 
     @jax.jit
@@ -155,12 +155,12 @@ def steps(data: Data) -> None:
 def hessian_products(data: Data) -> None:
     """Gradients a Hessian product, fc-tanh."""
     print("\nHessian products of fc-tanh, in gradients each (theory 1.09 beside the linearisation)")
-    for columns, microbatch, target in (
+    for vectors, microbatch, target in (
         *((4, None, "≤ 1.3"), (1, None, "")),
         *((4, 500, "≤ 1.3"), (1, 500, "≤ 1.6")),
     ):
-        found = ratio(*products((200, 200), "tanh", data, columns, microbatch)) / columns
-        print(f"block of {columns}, microbatch {microbatch!s:5}  {found:.2f}   {target}")
+        found = ratio(*products((200, 200), "tanh", data, vectors, microbatch)) / vectors
+        print(f"block of {vectors}, microbatch {microbatch!s:5}  {found:.2f}   {target}")
 
 
 def square_nets() -> None:

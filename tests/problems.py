@@ -8,6 +8,8 @@ import numpy as np
 from lmech import building, config, engine
 from lmech.config import Config
 from lmech.engine import End
+from lmech.numerics import krylov
+from lmech.numerics.krylov import Operator, Ritz
 from lmech.observables import Observable, State
 from lmech.recorder import Recorder
 
@@ -55,6 +57,17 @@ def measured(observable: Observable, state: State, times: int = 1) -> dict[str, 
     for _ in range(times):
         memory, values = measure(state.params, memory)
     return {name: np.asarray(value) for name, value in values.items()}
+
+
+def block_krylov(operator: Operator, block: jax.Array, extensions: int) -> Ritz:
+    """Rayleigh–Ritz on span(V, HV, …, H^e V) of a block V [K, P]."""
+    k = len(block)
+    space = krylov.span(operator, block, k * (1 + extensions))
+    for i in range(extensions):
+        pairs = krylov.best(space, k)
+        residuals = pairs.images - pairs.values[:, None] * pairs.vectors
+        space = krylov.grow(operator, space, residuals, k * (1 + i))
+    return krylov.best(space, k)
 
 
 def column(recorder: Recorder, member: int, name: str) -> dict[int, Any]:

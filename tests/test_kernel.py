@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import column, job, measured, state, train
+from problems import block_krylov, column, job, measured, state, train
 
 from lmech.config import ConfigError
 from lmech.models.mlp import mlp
-from lmech.numerics import kernels, krylov
+from lmech.numerics import kernels
 from lmech.numerics.precision import numerics
 from lmech.observables import training_examples
 from lmech.observables.kernel import cka, ntk, ntk_eigenvalues
@@ -137,14 +137,14 @@ PRODUCTS = [("mlp", None), ("mlp", 1), ("mlp", 5), ("cnn", 5), ("batch norm", 8)
 @pytest.mark.parametrize(("family", "microbatch"), PRODUCTS)
 def test_products_are_those_of_the_dense_kernel(family, microbatch):
     at, theta = small(family), reduced(dense(family), "full")
-    U = np.random.default_rng(3).normal(size=(len(theta), 3))
+    U = np.random.default_rng(3).normal(size=(3, len(theta)))
     x, rates = at.data.train.x, at.scales.learning_rate
 
     @jax.jit
     def product(params, U):
         return kernels.ntk_products(at.problem.apply, params, x, rates, microbatch)(U)
 
-    np.testing.assert_allclose(product(at.params, U), theta @ U, atol=1e-10)
+    np.testing.assert_allclose(product(at.params, U), U @ theta, atol=1e-10)
 
 
 def test_eigenvalues_through_products_are_the_dense_ones():
@@ -154,12 +154,12 @@ def test_eigenvalues_through_products_are_the_dense_ones():
 
     @jax.jit
     def again(block):
-        return krylov.top_eigenpairs(product, block, 2)[0]
+        return block_krylov(product, block, 2).vectors
 
-    block = jax.random.normal(jax.random.key(1), (len(theta), 4))
+    block = jax.random.normal(jax.random.key(1), (4, len(theta)))
     for _ in range(30):
         block = again(block)
-    found = krylov.top_eigenpairs(jax.jit(product), block, 0).values
+    found = block_krylov(jax.jit(product), block, 0).values
     np.testing.assert_allclose(found, np.linalg.eigvalsh(theta)[::-1][:4], rtol=1e-8)
 
 

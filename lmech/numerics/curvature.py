@@ -1,9 +1,9 @@
 """Curvature matrices of a mean loss, as operators on blocks of vectors.
 
-Each is V ↦ MV for V [P, K]; P counts the entries of ``params`` in the order of ``ravel_pytree``.
-Without microbatches the model is linearised once and every product reuses it; with them, each
-microbatch is linearised as the whole block is pushed through it, so that peak memory is set by the
-microbatch and not by the data.
+Each is V ↦ MV for V [K, P], K vectors as rows; P counts the entries of ``params`` in the order of
+``ravel_pytree``. Without microbatches the model is linearised once and every product reuses it;
+with them, each microbatch is linearised as the whole block is pushed through it, so that peak
+memory is set by the microbatch and not by the data.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from lmech.numerics import trees
 
-Block = jax.Array  # [P, K]: K vectors in parameter space, one a column
+Block = jax.Array  # [K, P]: K vectors in parameter space, one a row
 Operator = Callable[[Block], Block]
 Vector = jax.Array  # [P]
 
@@ -86,23 +86,23 @@ def _mean(
     examples: Any,
     microbatch: int | None,
 ) -> Operator:
-    """V ↦ (1/n) Σ over microbatches of ``linearized(w, unravel, microbatch)`` on each column."""
+    """V ↦ (1/n) Σ over microbatches of ``linearized(w, unravel, microbatch)`` on each row."""
     w, unravel = ravel_pytree(params)
     n = jax.tree.leaves(examples)[0].shape[0]
 
-    def columns(product: Callable[[Vector], Vector], V: Block) -> Block:
-        # One column needs no batching axis, which a device would have to carry through each layer.
-        if V.shape[1] == 1:
-            return product(V[:, 0])[:, None]
-        return jax.vmap(product, in_axes=1, out_axes=1)(V)
+    def rows(product: Callable[[Vector], Vector], V: Block) -> Block:
+        # One after another on a CPU: what K of them share, reading the data once, is less than what
+        # they lose, elementwise work that no longer fits the cache (make bench-steps).
+        side_by_side = len(V) > 1 and jax.default_backend() != "cpu"
+        return jax.vmap(product)(V) if side_by_side else jax.lax.map(product, V)
 
     if microbatch is None or microbatch >= n:
         whole = linearized(w, unravel, examples)
-        return lambda V: trees.divide(columns(whole, V), n)
+        return lambda V: trees.divide(rows(whole, V), n)
 
     def accumulated(V: Block) -> Block:
         total = trees.accumulate(
-            lambda batch: columns(linearized(w, unravel, batch), V), examples, microbatch
+            lambda batch: rows(linearized(w, unravel, batch), V), examples, microbatch
         )
         return trees.divide(total, n)
 
@@ -121,7 +121,7 @@ def negative(operator: Operator) -> Operator:
 
 def congruent(operator: Operator, scale: Vector) -> Operator:
     """V ↦ SMSV with S = diag(``scale``): symmetric, and similar to S²M."""
-    return lambda V: scale[:, None] * operator(scale[:, None] * V)
+    return lambda V: scale[None] * operator(scale[None] * V)
 
 
 def dense(operator: Operator, size: int, dtype: Any) -> jax.Array:

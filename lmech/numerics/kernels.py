@@ -172,7 +172,7 @@ def ntk_products(
     rates: Tree | None = None,
     microbatch: int | None = None,
 ) -> Operator:
-    """U ↦ Θ U for a block U [N·C, K], with Θ = J C Jᵀ never formed.
+    """U ↦ Θ U for a block of rows U [K, N·C], with Θ = J C Jᵀ never formed.
 
     JᵀU by reverse mode, summed over the microbatches, then J (C JᵀU) by forward mode: K passes
     each way over all examples, and memory for K copies of the parameters beside a microbatch.
@@ -192,10 +192,11 @@ def ntk_products(
             _, jvp = jax.linearize(lambda params: apply(params, inputs), params)
             return jax.vmap(jvp, out_axes=-1)(directions)
 
-        directions = trees.accumulate(pull, (x, U.reshape(n, -1, U.shape[1])), microbatch)
+        by_example = jnp.moveaxis(U.reshape(len(U), n, -1), 0, -1)
+        directions = trees.accumulate(pull, (x, by_example), microbatch)
         if rates is not None:
             directions = trees.multiply(rates, directions)
-        return in_microbatches(push, x, microbatch).reshape(U.shape)
+        return jnp.moveaxis(in_microbatches(push, x, microbatch), -1, 0).reshape(U.shape)
 
     return product
 

@@ -1,4 +1,8 @@
-"""Extreme eigenpairs and spectral measures of a symmetric operator."""
+"""Extreme eigenpairs and spectral measures of a symmetric operator.
+
+Blocks of vectors are rows, [K, P]: a row is contiguous, which makes the long dot products and sums
+of a method that keeps few of them several times faster than columns are.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Operator = Callable[[jax.Array], jax.Array]  # [P, K] -> [P, K], linear and symmetric
+Operator = Callable[[jax.Array], jax.Array]  # [K, P] -> [K, P], linear and symmetric
 
 
 class Ritz(NamedTuple):
-    """Approximate top eigenpairs of H: ``vectors`` V [P, K], ``images`` HV, ``values`` θ [K] ↓.
+    """Approximate top eigenpairs of H: ``vectors`` V [K, P], ``images`` HV, ``values`` θ [K] ↓.
 
     A residual ‖Hv − θv‖ certifies that *some* eigenvalue lies within it of θ, not that θ is the
     largest: θ₁ is a lower bound of λ₁.
@@ -24,7 +28,7 @@ class Ritz(NamedTuple):
     @property
     def residuals(self) -> jax.Array:
         """‖Hv − θv‖ of each pair [K]."""
-        return jnp.linalg.norm(residual_block(self), axis=0)
+        return jnp.linalg.norm(self.images - self.values[:, None] * self.vectors, axis=1)
 
     @property
     def gap(self) -> jax.Array:
@@ -33,85 +37,125 @@ class Ritz(NamedTuple):
             return jnp.full((), jnp.inf, self.values.dtype)
         return self.values[0] - self.values[1]
 
-    @property
-    def error(self) -> jax.Array:
-        """‖r₁‖²/gap: how far θ₁ can be below the eigenvalue it approximates (Kato–Temple)."""
-        squared = jnp.square(self.residuals[0])
-        return squared / jnp.maximum(self.gap, jnp.finfo(squared.dtype).tiny)
-
-
-def residual_block(pairs: Ritz) -> jax.Array:
-    """Hv − θv of each pair [P, K]: what a Krylov step adds to their span."""
-    return pairs.images - pairs.vectors * pairs.values[None]
-
 
 def orthonormalize(block: jax.Array, against: jax.Array | None = None) -> jax.Array:
-    """Orthonormal basis [P, K] of the block, orthogonal to the orthonormal columns ``against``.
+    """Orthonormal basis [K, P] of the block, orthogonal to the orthonormal rows ``against``.
 
-    Directions that the block does not have, or has in ``against`` alone, are columns of zeros: a QR
+    Directions that the block does not have, or has in ``against`` alone, are rows of zeros: a QR
     factorisation would fill them with unit vectors that are orthogonal to nothing. By the block's
     Gram matrix (SVQB, Stathopoulos & Wu 2002), twice: after one pass a nearly converged block is
     orthogonal only to the rounding error over its (small) norm, and twice is enough (Parlett 1980,
-    §6.9). In the second pass a column keeps its length, unless it was rounding error to begin with.
+    §6.9). In the second pass a row keeps its length, unless it was rounding error to begin with.
     """
-    rounding = 10 * block.shape[1] * float(jnp.finfo(block.dtype).eps)
+    rounding = 10 * len(block) * float(jnp.finfo(block.dtype).eps)
     block = _outside(block, against)
-    lengths = jnp.linalg.norm(block, axis=0)
-    block = _whitened(block / jnp.where(lengths > 0, lengths, 1)[None], rounding)
+    lengths = jnp.linalg.norm(block, axis=1)
+    block = _whitened(block / jnp.where(lengths > 0, lengths, 1)[:, None], rounding)
     return _whitened(_outside(block, against), 0.25)
 
 
 def _outside(block: jax.Array, basis: jax.Array | None) -> jax.Array:
-    return block if basis is None else block - basis @ (basis.T @ block)
+    return block if basis is None else block - _dots(block, basis) @ basis
+
+
+def _dots(block: jax.Array, basis: jax.Array) -> jax.Array:
+    """⟨bᵢ, qⱼ⟩ [K, M]. One row goes as a vector: as a matrix it is slower, on a CPU severalfold."""
+    return (basis @ block[0])[None] if len(block) == 1 else block @ basis.T
 
 
 def _whitened(block: jax.Array, floor: float) -> jax.Array:
-    """B (BᵀB)^-½ up to a rotation; zero where an eigenvalue of BᵀB is below ``floor``."""
-    squares, rotation = jnp.linalg.eigh(block.T @ block)
+    """(BBᵀ)^-½ B up to a rotation; zero where an eigenvalue of BBᵀ is below ``floor``."""
+    squares, rotation = jnp.linalg.eigh(block @ block.T)
     scale = jnp.where(squares > floor, lax.rsqrt(jnp.maximum(squares, floor)), 0)
-    return block @ (rotation * scale[None])
+    return (scale[:, None] * rotation.T) @ block
 
 
-def rayleigh_ritz(basis: jax.Array, image: jax.Array, k: int) -> Ritz:
-    """The best k pairs in span(basis), given ``image`` = H · basis, both [P, M], M ≥ k.
+class Space(NamedTuple):
+    """A subspace with room for M directions: rows Q [M, P], HQ, and QHQᵀ [M, M].
 
-    A column of zeros is no direction: its pair comes last, below any eigenvalue.
+    ``there`` [M] says which rows are directions; the others are zeros. Room that is there from the
+    start lets one compiled loop fill it.
     """
-    there = jnp.square(basis).sum(axis=0) > 0.5
-    projected = jnp.where(there[:, None] & there[None], basis.T @ image, 0)
+
+    basis: jax.Array
+    images: jax.Array
+    projected: jax.Array
+    there: jax.Array
+
+
+def span(operator: Operator, block: jax.Array, room: int) -> Space:
+    """The span of a block [K, P]: K products."""
+    basis = orthonormalize(block)
+    images = operator(basis)
+    there = jnp.square(basis).sum(axis=1) > 0.5
+    return _with_room(basis, images, images @ basis.T, there, room)
+
+
+def _with_room(
+    basis: jax.Array, images: jax.Array, projected: jax.Array, there: jax.Array, room: int
+) -> Space:
+    free = (0, room - len(basis))
+    return Space(
+        jnp.pad(basis, (free, (0, 0))),
+        jnp.pad(images, (free, (0, 0))),
+        jnp.pad(projected, (free, free)),
+        jnp.pad(there, free),
+    )
+
+
+def grow(operator: Operator, space: Space, block: jax.Array, at: jax.Array | int) -> Space:
+    """The space with a block [K, P] in the rows from ``at`` on: K products."""
+    new = orthonormalize(block, against=space.basis)
+    image = operator(new)
+
+    def put(array: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
+        return lax.dynamic_update_slice_in_dim(array, rows, at, axis)
+
+    products = put(_dots(image, space.basis), _dots(image, new), axis=1)
+    return Space(
+        basis=put(space.basis, new),
+        images=put(space.images, image),
+        projected=put(put(space.projected, products), products.T, axis=1),
+        there=put(space.there, jnp.square(new).sum(axis=1) > 0.5),
+    )
+
+
+def _spectrum(space: Space) -> tuple[jax.Array, jax.Array]:
+    """Ritz values [M] ↓ and the rotation [M, M] whose rows they belong to.
+
+    A row of zeros is no direction: its value comes last, below any eigenvalue.
+    """
+    there = space.there
+    projected = jnp.where(there[:, None] & there[None], space.projected, 0)
     below = -1 - 2 * jnp.linalg.norm(projected)
     projected = (projected + projected.T) / 2 + jnp.diag(jnp.where(there, 0, below))
     values, rotation = jnp.linalg.eigh(projected)
-    values, rotation = values[::-1][:k], rotation[:, ::-1][:, :k]
-    return Ritz(basis @ rotation, image @ rotation, values)
+    return values[::-1], rotation.T[::-1]
 
 
-def top_eigenpairs(operator: Operator, block: jax.Array, extensions: int) -> Ritz:
-    """Rayleigh–Ritz on the block Krylov space span(V, HV, …, H^e V) of the block V [P, K].
-
-    Costs K(e + 1) products. With V the last answer (warm) one extension follows a Hessian that
-    drifts slowly; from a random V (cold) it takes more (Golub & Van Loan, §10.3.6).
-    """
-    basis = orthonormalize(block)
-    image = last = operator(basis)
-    for _ in range(extensions):
-        new = orthonormalize(last, against=basis)
-        last = operator(new)
-        basis = jnp.concatenate([basis, new], axis=1)
-        image = jnp.concatenate([image, last], axis=1)
-    return rayleigh_ritz(basis, image, block.shape[1])
+def best(space: Space, k: int) -> Ritz:
+    """Rayleigh–Ritz: the best k pairs in the space."""
+    values, rotation = _spectrum(space)
+    return Ritz(rotation[:k] @ space.basis, rotation[:k] @ space.images, values[:k])
 
 
-def extend(operator: Operator, pairs: Ritz, block: jax.Array) -> Ritz:
-    """As many pairs as there were, the best in span(V, block): a product a column of the block."""
-    new = orthonormalize(block, against=pairs.vectors)
-    basis = jnp.concatenate([pairs.vectors, new], axis=1)
-    image = jnp.concatenate([pairs.images, operator(new)], axis=1)
-    return rayleigh_ritz(basis, image, len(pairs.values))
+def first_residual(space: Space) -> tuple[jax.Array, jax.Array]:
+    """Hv₁ − θ₁v₁ [1, P] of the space's best pair, and the Ritz values [M] ↓."""
+    values, rotation = _spectrum(space)
+    first = rotation[:1]
+    return first @ space.images - values[0] * (first @ space.basis), values
+
+
+def restarted(space: Space, keep: int) -> Space:
+    """The space of its best ``keep`` pairs, the rest of the room free again."""
+    pairs = best(space, keep)
+    there = jnp.arange(keep) < space.there.sum()
+    room = len(space.there)
+    return _with_room(pairs.vectors, pairs.images, jnp.diag(pairs.values), there, room)
 
 
 class Tridiagonal(NamedTuple):
-    """QᵀHQ = T with ``diagonal`` [D], ``off_diagonal`` [D − 1] and ``basis`` Q [P, D]."""
+    """QHQᵀ = T with ``diagonal`` [D], ``off_diagonal`` [D − 1] and ``basis`` Q [D, P]."""
 
     diagonal: jax.Array
     off_diagonal: jax.Array
@@ -135,11 +179,11 @@ def lanczos(operator: Operator, vector: jax.Array, depth: int) -> Tridiagonal:
 
     def step(i: jax.Array, loop: tuple) -> tuple:
         basis, diagonal, off_diagonal, q, scale = loop
-        basis = basis.at[:, i].set(q)
-        image = operator(q[:, None])[:, 0]
+        basis = basis.at[i].set(q)
+        image = operator(q[None])[0]
         alpha = q @ image
         for _ in range(2):
-            image = image - basis @ (basis.T @ image)
+            image = image - (basis @ image) @ basis
         norm = jnp.linalg.norm(image)
         scale = jnp.maximum(scale, jnp.abs(alpha) + norm)
         alive = norm > 10 * eps * scale
@@ -149,7 +193,7 @@ def lanczos(operator: Operator, vector: jax.Array, depth: int) -> Tridiagonal:
 
     zeros = jnp.zeros(depth, vector.dtype)
     first = vector / jnp.linalg.norm(vector)
-    loop = (jnp.zeros((vector.size, depth), vector.dtype), zeros, zeros, first, zeros[0])
+    loop = (jnp.zeros((depth, vector.size), vector.dtype), zeros, zeros, first, zeros[0])
     basis, diagonal, off_diagonal, *_ = lax.fori_loop(0, depth, step, loop)
     return Tridiagonal(diagonal, off_diagonal[:-1], basis)
 

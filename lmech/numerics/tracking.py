@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from lmech.numerics import curvature, krylov, trees
+from lmech.numerics import krylov, trees
 from lmech.numerics.control import when
-from lmech.numerics.krylov import Operator, Ritz
+from lmech.numerics.krylov import Operator, Ritz, Space
 
 # A cold check that finds more than this share above θ₁ has found a larger eigenvalue.
 MISS = 1e-3
@@ -39,11 +39,11 @@ class Policy(NamedTuple):
     @property
     def room(self) -> int:
         """Largest dimension of the space that a measurement works in."""
-        return self.k + max(self.extensions, 0 if self.tolerance is None else 2 * self.k)
+        return max(self.k + self.extensions, 0 if self.tolerance is None else 3 * self.k)
 
 
 class Track(NamedTuple):
-    """Memory of a tracker: the last Ritz vectors [P, k], and counts."""
+    """Memory of a tracker: the last Ritz vectors [k, P], and counts."""
 
     vectors: jax.Array
     measured: jax.Array
@@ -68,36 +68,40 @@ def start(operator: Operator, key: jax.Array, size: int, dtype: DTypeLike, polic
 def _cold(
     operator: Operator, key: jax.Array, size: int, dtype: DTypeLike, policy: Policy
 ) -> jax.Array:
-    """The top k Ritz vectors [P, k] of Lanczos from a random vector."""
-    draws = jax.random.normal(key, (size, 1 + policy.k), dtype)
-    tridiagonal = krylov.lanczos(operator, draws[:, 0], min(policy.depth, size))
+    """The top k Ritz vectors [k, P] of Lanczos from a random vector."""
+    draws = jax.random.normal(key, (1 + policy.k, size), dtype)
+    tridiagonal = krylov.lanczos(operator, draws[0], min(policy.depth, size))
     _, rotation = jnp.linalg.eigh(tridiagonal.matrix)
-    top = tridiagonal.basis @ rotation[:, ::-1][:, : policy.k]
-    block = jnp.pad(top, ((0, 0), (0, policy.k - top.shape[1])))
+    top = rotation.T[::-1][: policy.k] @ tridiagonal.basis
+    block = jnp.pad(top, ((0, policy.k - len(top)), (0, 0)))
     # A Krylov space that ended early leaves zeros: random vectors stand in for them.
-    return block + draws[:, 1:] * jnp.finfo(dtype).eps
+    return block + draws[1:] * jnp.finfo(dtype).eps
+
+
+class Progress(NamedTuple):
+    """A measurement on its way: the space, the rows of it that are taken, the products spent."""
+
+    space: Space
+    taken: jax.Array
+    products: jax.Array
 
 
 def follow(
     operator: Operator, key: jax.Array, track: Track, policy: Policy
 ) -> tuple[Track, Ritz, jax.Array]:
     """One measurement: the memory, the pairs [k], and the products that it cost."""
-    size, k = track.vectors.shape
+    k, size = track.vectors.shape
     if policy.room >= size:
         return _exact(operator, track)
-    # As wide as it will get, with columns of zeros, so that one compiled product serves all rounds.
-    pairs = jax.tree.map(
-        lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, policy.room - k)]),
-        krylov.top_eigenpairs(operator, track.vectors, extensions=0),
-    )
-    loop = pairs, jnp.int32(k)
+    space = krylov.span(operator, track.vectors, policy.room)
+    progress = Progress(space, jnp.int32(k), jnp.int32(k))
     if policy.tolerance is None:
-        pairs, products = lax.fori_loop(
-            0, policy.extensions, lambda _, loop: _tighten(operator, loop), loop
+        progress = lax.fori_loop(
+            0, policy.extensions, lambda _, at: _tightened(operator, at), progress
         )
     else:
-        pairs, products = _converge(operator, key, loop, policy, policy.tolerance)
-    pairs = Ritz(pairs.vectors[:, :k], pairs.images[:, :k], pairs.values[:k])
+        progress = _converged(operator, key, progress, policy, policy.tolerance)
+    pairs, products = krylov.best(progress.space, k), progress.products
     track = track._replace(vectors=pairs.vectors, measured=track.measured + 1)
     if policy.check_every is not None:
         due = track.measured % policy.check_every == 0
@@ -106,65 +110,76 @@ def follow(
     return track, pairs, products
 
 
-Loop = tuple[Ritz, jax.Array]  # pairs, products spent
-
-
-def _tighten(operator: Operator, loop: Loop) -> Loop:
+def _tightened(operator: Operator, at: Progress) -> Progress:
     """One product, of the first pair's residual."""
-    pairs, products = loop
-    return krylov.extend(operator, pairs, krylov.residual_block(pairs)[:, :1]), products + 1
+    residual, _ = krylov.first_residual(at.space)
+    space = krylov.grow(operator, at.space, residual, at.taken)
+    return Progress(space, at.taken + 1, at.products + 1)
 
 
 def _exact(operator: Operator, track: Track) -> tuple[Track, Ritz, jax.Array]:
     """All eigenpairs, where a measurement would cost as many products."""
-    size, k = track.vectors.shape
-    matrix = curvature.dense(operator, size, track.vectors.dtype)
-    pairs = krylov.rayleigh_ritz(jnp.eye(size, dtype=matrix.dtype), matrix, k)
+    k, size = track.vectors.shape
+    everything = jnp.eye(size, dtype=track.vectors.dtype)
+    pairs = krylov.best(krylov.span(operator, everything, size), k)
     track = track._replace(vectors=pairs.vectors, measured=track.measured + 1)
     return track, pairs, jnp.full((), size, jnp.int32)
 
 
-def _converge(
-    operator: Operator, key: jax.Array, loop: Loop, policy: Policy, tolerance: float
-) -> Loop:
+def _converged(
+    operator: Operator, key: jax.Array, at: Progress, policy: Policy, tolerance: float
+) -> Progress:
     """Go on until θ₁ meets the tolerance and a random block does not raise it.
 
-    More than the k pairs are kept from round to round: the others hold what the last residuals
-    brought, which is what makes a restarted method converge like an unrestarted one.
+    When the room is full, the best pairs are kept and k rows freed. More than k are kept: the
+    others hold what the last residuals brought, which is what makes a restarted method converge
+    like an unrestarted one.
     """
-    k, size = policy.k, loop[0].vectors.shape[0]
+    k, size, room = policy.k, at.space.basis.shape[1], policy.room
     least, most = k + policy.extensions, k + policy.extensions + policy.rounds
 
-    def loose(loop: Loop) -> jax.Array:
-        pairs, products = loop
-        wanted = pairs.error > tolerance * jnp.abs(pairs.values[0])
-        return (products < least) | (wanted & (products < most))
+    def with_room(at: Progress, rows: int) -> Progress:
+        freed = lambda at: at._replace(  # noqa: E731
+            space=krylov.restarted(at.space, room - k), taken=jnp.int32(room - k)
+        )
+        return when(at.taken + rows > room, freed, at)
 
-    def probe(loop: Loop) -> Loop:
-        pairs, products = loop
-        draw = jax.random.normal(jax.random.fold_in(key, products), (size, k), pairs.values.dtype)
-        return krylov.extend(operator, pairs, draw), products + k
+    def loose(at: Progress) -> jax.Array:
+        residual, values = krylov.first_residual(at.space)
+        error = jnp.square(residual).sum()
+        wanted = error > tolerance * jnp.abs(values[0]) * (values[0] - values[1])
+        return (at.products < least) | (wanted & (at.products < most))
 
-    def again(state: tuple[Loop, jax.Array, jax.Array]) -> tuple[Loop, jax.Array, jax.Array]:
-        loop, before, _ = state
-        loop = lax.while_loop(loose, partial(_tighten, operator), loop)
-        found = loop[0].values[0]
-        raised = (found - before > tolerance * jnp.abs(found)) & (loop[1] < most)
-        return when(raised, probe, loop), found, raised
+    def probed(at: Progress) -> Progress:
+        at = with_room(at, k)
+        key_here = jax.random.fold_in(key, at.products)
+        draw = jax.random.normal(key_here, (k, size), at.space.basis.dtype)
+        space = krylov.grow(operator, at.space, draw, at.taken)
+        return Progress(space, at.taken + k, at.products + k)
 
-    start = loop, jnp.full((), -jnp.inf, loop[0].values.dtype), jnp.ones((), bool)
-    loop, *_ = lax.while_loop(lambda state: state[2], again, start)
-    return loop
+    def again(state: tuple[Progress, jax.Array, jax.Array]) -> tuple:
+        at, before, _ = state
+        at = lax.while_loop(loose, lambda at: _tightened(operator, with_room(at, 1)), at)
+        found = krylov.first_residual(at.space)[1][0]
+        raised = (found - before > tolerance * jnp.abs(found)) & (at.products < most)
+        return when(raised, probed, at), found, raised
+
+    never = jnp.full((), -jnp.inf, at.space.basis.dtype)
+    at, *_ = lax.while_loop(lambda state: state[2], again, (at, never, jnp.ones((), bool)))
+    return at
 
 
 def _check(
-    operator: Operator, key: jax.Array, policy: Policy, loop: tuple[Track, Ritz, jax.Array]
+    operator: Operator,
+    key: jax.Array,
+    policy: Policy,
+    measured: tuple[Track, Ritz, jax.Array],
 ) -> tuple[Track, Ritz, jax.Array]:
     """A cold run: counted, and put in the block's place if it found a larger eigenvalue."""
-    track, pairs, products = loop
-    size, _ = track.vectors.shape
+    track, pairs, products = measured
+    k, size = track.vectors.shape
     block = _cold(operator, key, size, track.vectors.dtype, policy)
-    found = krylov.top_eigenpairs(operator, block, extensions=0)
+    found = krylov.best(krylov.span(operator, block, k), k)
     missed = found.values[0] - pairs.values[0] > MISS * jnp.abs(pairs.values[0])
     pairs = trees.select(missed, found, pairs)
     track = track._replace(

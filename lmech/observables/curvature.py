@@ -27,7 +27,7 @@ Tolerance = Annotated[float, Gt(0)]
 NonNegative = Annotated[int, Ge(0)]
 End = Literal["largest", "smallest"]
 END = get_args(End)
-EXTENSIONS = 4
+EXTENSIONS = 3
 
 
 def _track(operator: Operator, state: State, size: int, policy: Policy, salt: int = 0) -> Track:

@@ -27,7 +27,7 @@ from lmech.problem import Params, evaluate, loss_and_gradient, total_loss
 def _quadratic(state: State, direction: jax.Array, microbatch: int | None) -> jax.Array:
     """dᵀHd of the training loss, for d [P]."""
     operator = matrices.operator(state, "hessian", None, microbatch)
-    return direction @ operator(direction[:, None])[:, 0]
+    return direction @ operator(direction[None])[0]
 
 
 def directional_sharpness(microbatch: Count | None = None) -> Observable:
@@ -65,9 +65,9 @@ def gradient_alignment(
         largest, smallest = (pairs for _, pairs, _ in followed)
         g = flat(_subset_gradient(state, examples))
         operator = matrices.operator(state, "hessian", examples, microbatch)
-        quadratic = g @ operator(g[:, None])[:, 0] / (g @ g)
+        quadratic = g @ operator(g[None])[0] / (g @ g)
         norm = jnp.maximum(largest.values[0], smallest.values[0])
-        overlap = jnp.cumsum(jnp.square(largest.vectors.T @ g)) / (g @ g)
+        overlap = jnp.cumsum(jnp.square(largest.vectors @ g)) / (g @ g)
         return [track for track, *_ in followed], {"": quadratic / norm, "overlap": overlap}
 
     return Observable(init, measure)
@@ -94,7 +94,7 @@ def sharpening_rate(
 
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
         track, pairs, _ = tracker.follow(state, track)
-        w, v = flat(state.params), pairs.vectors[:, 0]
+        w, v = flat(state.params), pairs.vectors[0]
         flow = trees.multiply(state.scales.learning_rate, gradient(state))
         rate = _third_derivative(state, w, v, -flat(flow), microbatch)
         return track, {"": rate, "sharpness": pairs.values[0]}

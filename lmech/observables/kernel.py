@@ -100,7 +100,7 @@ def ntk(
 
 def ntk_eigenvalues(
     k: Count = 4,
-    extensions: NonNegative = 4,
+    extensions: NonNegative = 3,
     check_every: Count | None = None,
     examples: Count | None = None,
     microbatch: Count | None = None,

@@ -24,7 +24,7 @@ def operator(
     microbatch: int | None = None,
     part: tuple[int, ...] | None = None,
 ) -> Operator:
-    """The operator V ↦ MV on blocks [P, K], M of the mean loss over (a subset of) the training set.
+    """The operator V ↦ MV on blocks [K, P], M of the mean loss over (a subset of) the training set.
 
     ``part``: the tensors (by their place among the tree's leaves) whose diagonal block it is.
     """

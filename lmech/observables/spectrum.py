@@ -40,7 +40,7 @@ def _estimate(
         return (2 * ones.astype(jnp.int8) - 1).astype(w.dtype)
 
     estimator = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, signs)
-    return estimator(lambda v: operator(v[:, None])[:, 0], _key(state))
+    return estimator(lambda v: operator(v[None])[0], _key(state))
 
 
 def trace(
