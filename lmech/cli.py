@@ -8,21 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lmech import claims, config, formats
 from lmech.config import ConfigError
 
 if TYPE_CHECKING:
+    from lmech.estimating import Estimate
+    from lmech.planning import Job
     from lmech.reproducing import Outcome
 
 USAGE = """\
 lmech: a lab bench for learning mechanics
 
   lmech KEY=VALUE …                      train one run, e.g. lmech dataset=digits steps=500
-  lmech -m KEY=VALUE,VALUE …             train a sweep: every combination
+  lmech -m KEY=VALUES …                  train a sweep: every combination; values are 0.1,0.2 or
+                                         range(8) or geomspace(low, high, n) or linspace(…)
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report
+  lmech plan [--compile] …               what any of the above would run: jobs, programs, time,
+                                         memory; starts nothing
   lmech list [GROUP|keys]                experiments, models, datasets, … or every key
   lmech collect DIR [--to FILE]          results as one table: .parquet or .csv
   lmech verify                           golden numbers beside this machine's
@@ -54,7 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]]
-    commands = {"reproduce": _reproduce, "list": _list, "collect": _collect, "verify": _verify}
+    commands = {
+        "reproduce": _reproduce,
+        "plan": _plan,
+        "list": _list,
+        "collect": _collect,
+        "verify": _verify,
+    }
     if words[0] in commands:
         return commands[words[0]](words[1:])
     overrides = [word for word in words if word not in ("-m", "--multirun")]
@@ -69,29 +81,94 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def _run(overrides: list[str], multirun: bool) -> int:
-    from lmech import planning
-
-    plain, sweep = planning.split_sweeps(overrides)
-    if sweep and not multirun:
-        raise ConfigError(f"{next(iter(sweep))} has several values: write lmech -m for a sweep")
     from lmech import reproducing
 
+    plain, sweep = _split(overrides, multirun)
     return _close(reproducing.run(plain, sweep, _command(["-m"] * multirun + overrides)))
 
 
+def _split(overrides: list[str], multirun: bool) -> tuple[list[str], dict[str, Any]]:
+    """Plain overrides and swept ones, which only a multirun may have."""
+    from lmech import sweeps
+
+    plain, sweep = sweeps.split(overrides)
+    if sweep and not multirun:
+        raise ConfigError(f"{next(iter(sweep))} has several values: write lmech -m for a sweep")
+    return plain, sweep
+
+
 def _reproduce(words: list[str]) -> int:
+    options = _reproduce_options(words)
+    from lmech import reproducing
+
+    command = _command(["reproduce", *words])
+    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, command)
+    return _close(outcome)
+
+
+def _reproduce_options(words: list[str]) -> argparse.Namespace:
     parser = _parser("reproduce", "Run an experiment's own sweep and judge its claims.")
     parser.add_argument("experiment", help="a name from `lmech list experiment`")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="a swept key may get values a,b,c"
     )
     parser.add_argument("--scale", default="default", help="default: minutes on a CPU; or paper")
-    options = parser.parse_intermixed_args(words)
-    from lmech import reproducing
+    return parser.parse_intermixed_args(words)
 
-    command = _command(["reproduce", *words])
-    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, command)
-    return _close(outcome)
+
+def _plan(words: list[str]) -> int:
+    """Print what the rest of the line would run."""
+    if words[:1] in (["-h"], ["--help"]):
+        print("lmech plan [--compile] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)")
+        return 0
+    from lmech import planning, reproducing
+
+    rest = [word for word in words if word != "--compile"]
+    if rest[:1] == ["reproduce"]:
+        options = _reproduce_options(rest[1:])
+        experiment = reproducing.load(options.experiment, options.scale, options.overrides)
+        jobs = planning.expand(experiment.overrides, experiment.sweep)
+    else:
+        plain = [word for word in rest if word not in ("-m", "--multirun")]
+        jobs = planning.expand(*_split(plain, multirun=plain != rest))
+    folder = planning.folder(jobs)
+    todo = planning.unfinished(jobs, folder)
+    groups = planning.group(todo)
+    from lmech.estimating import estimate
+
+    estimates = [estimate(group, compile="--compile" in words) for group in groups]
+    terminal = _terminal()
+    if groups:
+        terminal.print(plan_table(groups, estimates))
+    done = len(jobs) - len(todo)
+    programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
+    print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")
+    seconds = formats.duration(sum(cost.seconds for cost in estimates))
+    print(f"time:   {seconds} of arithmetic to train, at the speed of a matrix product here")
+    print(f"folder: {folder}")
+    return 0
+
+
+def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"]) -> Table:
+    """A batch a line: its jobs, what they differ in, steps, cost."""
+    heads = ("batch", "jobs", "differ in", "alike in", "steps", "FLOP a step", "memory", "time")
+    table = Table(*heads)
+    shared = {key for group in groups for job in group for key in job.overrides}
+    for number, (group, cost) in enumerate(zip(groups, estimates, strict=True)):
+        seen = {key: {repr(job.overrides[key]) for job in group} for key in sorted(shared)}
+        alike = [f"{k.rpartition('.')[2]}={min(v)}" for k, v in seen.items() if len(v) == 1]
+        memory = cost.state + cost.data + (cost.scratch or 0)
+        table.add_row(
+            str(number),
+            str(len(group)),
+            ", ".join(k for k, v in seen.items() if len(v) > 1),
+            ", ".join(alike) if len(groups) > 1 else "",
+            str(max(job.config["steps"] for job in group)),
+            f"{cost.operations:.2g}",
+            decimal(memory) + ("" if cost.scratch is not None else " +"),
+            formats.duration(cost.seconds),
+        )
+    return table
 
 
 def _command(words: Sequence[str]) -> str:
@@ -100,9 +177,7 @@ def _command(words: Sequence[str]) -> str:
 
 def _close(outcome: "Outcome") -> int:
     """The closing table and lines; the exit code."""
-    terminal = Console()
-    if not terminal.is_terminal:
-        terminal = Console(width=140)  # a log file wraps nothing
+    terminal = _terminal()
     if outcome.claims:
         terminal.print(claims_table(outcome.claims))
     for job, trace in outcome.failures.items():
@@ -116,6 +191,11 @@ def _close(outcome: "Outcome") -> int:
     if outcome.failures:
         return 1
     return claims.exit_code(outcome.claims)
+
+
+def _terminal() -> Console:
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=140)  # a log file wraps nothing
 
 
 def claims_table(judged: Sequence[dict[str, Any]]) -> Table:

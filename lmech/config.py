@@ -243,6 +243,70 @@ def resolve(config: DictConfig) -> Config:
     return validated(plain(config))
 
 
+class Template:
+    """A composed, validated config, and its copies with other values."""
+
+    def __init__(self, base: DictConfig) -> None:
+        """Validate it. Raises ConfigError."""
+        self._base = base
+        self._known = _leaves(base)
+        self._config = resolve(base)
+        raw = dict(_walk(OmegaConf.to_container(base), ()))
+        self._interpolates = any("${" in value for value in raw.values() if isinstance(value, str))
+        self._checked: dict[str, Any] = {}
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A config with these keys set (each value is checked once). Raises ConfigError.
+
+        Where the config has interpolations, which may look at any key, it is resolved anew.
+        """
+        for key in values:
+            check_key(key, self._known)
+        if self._interpolates:
+            changed = self._base.copy()
+            for key, value in values.items():
+                OmegaConf.update(changed, key, value, force_add=True)
+            return resolve(changed)
+        result = self._config
+        for key, value in values.items():
+            name = f"{key}={value!r}"
+            if name not in self._checked:
+                self._checked[name] = _checked(self._config, key, value)
+            result = _with(result, key.split("."), self._checked[name])
+        _consistent(result)
+        return result
+
+
+def template(overrides: Sequence[str]) -> Template:
+    """Of the config with these overrides. Raises ConfigError."""
+    return Template(compose(overrides))
+
+
+def select(config: Config, key: str) -> Any:
+    """The value of a dotted key, None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _with(node: Config, path: Sequence[str], value: Any) -> Config:
+    """A copy of the config with the value at the path; what lies elsewhere is shared."""
+    first, *rest = path
+    return {**node, first: _with(node[first], rest, value) if rest else value}
+
+
+def _checked(config: Config, key: str, value: Any) -> Any:
+    """A value as its key's kind."""
+    if key in KEYS:
+        return check(key, value, KEYS[key])
+    section, _, leaf = key.rpartition(".")
+    node = select(config, section)
+    if leaf == "every":
+        return check(key, value, Positive)
+    return _argument(key, value, _kinds(section, _target(section, node["_target_"]))[leaf])
+
+
 def validated(config: Config) -> Config:
     """The config with every value checked and of its parameter's type (ints become floats)."""
     _known(config)
@@ -297,9 +361,8 @@ def _consistent(config: Config) -> None:
 
 def check(key: str, value: Any, kind: Any) -> Any:
     """``value`` as ``kind`` (strictly: no text for a number), or ConfigError."""
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    except Exception:
+    adapter = _adapter(kind)
+    if adapter is None:
         return value
     try:
         return adapter.validate_python(value, strict=True)
@@ -307,6 +370,14 @@ def check(key: str, value: Any, kind: Any) -> Any:
         problem = error.errors()[0]
         hint = nearest(str(value), _choices(kind)) if isinstance(value, str) else ""
         raise ConfigError(f"{key}={value}: {problem['msg'].lower()}{hint}") from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(kind)
+    except Exception:
+        return None
 
 
 def _choices(kind: Any) -> list[str]:

@@ -364,7 +364,8 @@ class Compiled(NamedTuple):
     start: Callable[..., Any]
     memory: Mapping[str, Callable[..., Any]]
     measure: Mapping[str, Callable[..., Any]]
-    chunk: Callable[..., Any]
+    chunk: Any
+    """A jitted function too, and the one that is lowered on its own."""
 
 
 TRAINING_PROGRAM = "train_chunk"

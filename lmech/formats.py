@@ -35,3 +35,11 @@ def mark(claim: dict[str, Any]) -> str:
     if claim["expected"] == "open":
         return "open question"
     return "as expected" if claim["verdict"] == claim["expected"] else "NOT as expected"
+
+
+def duration(seconds: float) -> str:
+    """``0.3 s``, ``42 s``, ``5 min``, ``3.2 h``."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

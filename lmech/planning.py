@@ -2,20 +2,20 @@
 
 import hashlib
 import inspect
-import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException, InstantiationException
+import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
-from omegaconf import OmegaConf
 
 from lmech import config as configs
+from lmech import sweeps
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data, check
 from lmech.seeds import stream_seeds
@@ -149,67 +149,44 @@ def program_key(config: Config) -> str:
     return _canonical({**static, **extra, "optimizer": rates})
 
 
-def split_sweeps(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Plain overrides, and the swept ones (``key=a,b``, ``key=range(4)``) as lists of values."""
-    plain, sweeps = [], {}
-    for text, override in zip(overrides, configs.parse(overrides), strict=True):
-        if override.is_sweep_override():
-            try:
-                strings = list(override.sweep_string_iterator())
-            except HydraException as error:
-                raise ConfigError(f"{text!r}: {one_line(error)}") from error
-            sweeps[text.partition("=")[0]] = [value(f"x={string}") for string in strings]
-        else:
-            plain.append(text)
-    return plain, sweeps
+def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
+    """The jobs of a sweep (see ``sweeps``; an empty one is a single job), in order.
 
-
-def value(text: str) -> Any:
-    """Value of an override ``key=value``."""
-    return configs.parse([text])[0].value()
-
-
-def expand(overrides: Sequence[str], sweep: Mapping[str, Sequence[Any]]) -> list[Job]:
-    """The jobs of a sweep: every combination, first key slowest.
-
-    Hydra composes once per choice of group options; values are set on copies. Every job is
-    validated; duplicates are an error. Raises ConfigError.
+    Hydra composes once per choice of group options; values are set on copies. Raises ConfigError,
+    also where one block has a job twice; a job that an earlier block has is left out.
     """
-    for key, values in sweep.items():
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise ConfigError(f"sweep of {key}: a list of values is needed, got {values!r}")
-    swept_groups = {key: values for key, values in sweep.items() if key in configs.groups()}
-    swept_keys = {key: values for key, values in sweep.items() if key not in swept_groups}
-    jobs = []
-    for choice in _combinations(swept_groups):
-        base = configs.compose([*overrides, *(f"{k}={v}" for k, v in choice.items())])
-        known = configs.keys(base)
-        for key in swept_keys:
-            configs.check_key(key, known)
-        for setting in _combinations(swept_keys):
-            composed = base.copy()
-            for key, value in setting.items():
-                OmegaConf.update(composed, key, value, force_add=True)
-            resolved = configs.resolve(composed)
-            swept = {key: {**choice, **setting}[key] for key in sweep}
-            jobs.append(Job(job_id(resolved), resolved, swept))
-    _no_duplicates(jobs)
-    return jobs
+    blocks = sweeps.parse(sweep)
+    swept = sweeps.keys(blocks)
+    composed = _composer(overrides)
+    jobs: dict[str, Job] = {}
+    for block in blocks:
+        own: dict[str, Job] = {}
+        for setting in sweeps.settings(block):
+            config = composed(setting)
+            shown = {key: setting.get(key, configs.select(config, key)) for key in swept}
+            job = Job(job_id(config), config, shown)
+            if job.id in own:
+                raise ConfigError(
+                    f"two jobs of the sweep are the same: {own[job.id].overrides} and {shown}"
+                )
+            own[job.id] = job
+        jobs |= {job: own[job] for job in own if job not in jobs}
+    return list(jobs.values())
 
 
-def _combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
+    """``setting → config``, composed once per choice of group options (and targets)."""
 
+    @cache
+    def template(choice: tuple[str, ...]) -> configs.Template:
+        return configs.template([*overrides, *choice])
 
-def _no_duplicates(jobs: Sequence[Job]) -> None:
-    seen: dict[str, Job] = {}
-    for job in jobs:
-        if job.id in seen:
-            raise ConfigError(
-                f"two jobs of the sweep are the same: {dict(seen[job.id].overrides)} "
-                f"and {dict(job.overrides)}"
-            )
-        seen[job.id] = job
+    def composed(setting: sweeps.Setting) -> Config:
+        chosen = [key for key in setting if key in configs.groups() or key.endswith("_target_")]
+        rest = {key: value for key, value in setting.items() if key not in chosen}
+        return template(tuple(f"{key}={setting[key]}" for key in chosen)).with_values(rest)
+
+    return composed
 
 
 def group(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -223,3 +200,37 @@ def group(jobs: Sequence[Job]) -> list[list[Job]]:
 def sweep_id(jobs: Sequence[Job]) -> str:
     """Identity of a sweep: its jobs', in any order."""
     return digest(sorted(job.id for job in jobs))
+
+
+def folder(jobs: Sequence[Job]) -> Path:
+    """Where the sweep's results go: ``<output>/<name>/<sweep id>``."""
+    first = jobs[0].config
+    name = first["experiment"]["name"] if first["experiment"] else first["name"]
+    return Path(first["output"]) / name / sweep_id(jobs)
+
+
+def finished(job_folder: Path, job: Job) -> bool:
+    """Whether the job has a result, with every observable that is asked for."""
+    path = job_folder / "result.json"
+    if not path.is_file():
+        return False
+    result = json.loads(path.read_text(encoding="utf-8"))
+    wanted = observable_ids(job.config).items()
+    return result["status"] != "failed" and wanted <= result["observables"].items()
+
+
+def unfinished(jobs: Sequence[Job], target: Path) -> list[Job]:
+    """The jobs to train, with the observables that an old result has too.
+
+    A rerun for another observable then drops no column.
+    """
+    left = [job for job in jobs if not finished(target / job.id, job)]
+    return [_with_recorded(job, target / job.id) for job in left]
+
+
+def _with_recorded(job: Job, job_folder: Path) -> Job:
+    path = job_folder / "config.yaml"
+    if not path.is_file():
+        return job
+    old = yaml.safe_load(path.read_text(encoding="utf-8"))["observables"]
+    return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})

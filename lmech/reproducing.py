@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lmech import claims as verdicts
-from lmech import collecting, config, planning, plotting, report
+from lmech import collecting, config, planning, plotting, report, sweeps
 from lmech.config import ConfigError
 from lmech.disk import atomically, write_json
 
@@ -22,7 +22,7 @@ class Experiment(NamedTuple):
     paper: str
     overrides: list[str]
     """What composes its config: the experiment, the scale's overrides, the user's."""
-    sweep: dict[str, list[Any]]
+    sweep: list[sweeps.Block]
     claims: list[verdicts.Claim]
 
 
@@ -61,18 +61,20 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
             f"({name} has {', '.join(scales)})"
         )
     own = scales[scale]
-    plain, swept = planning.split_sweeps(overrides)
+    blocks = sweeps.parse(own["sweep"])
+    known = sweeps.keys(blocks)
+    plain, swept = sweeps.split(overrides)
     for text in plain:
-        key, _, _ = text.partition("=")
-        if key in own["sweep"]:
-            swept[key] = [planning.value(text)]
-    plain = [text for text in plain if text.partition("=")[0] not in own["sweep"]]
+        key, _, single = text.partition("=")
+        if key in known:
+            swept[key] = sweeps.values(key, single)
+    plain = [text for text in plain if text.partition("=")[0] not in known]
     return Experiment(
         name=name,
         module=node["module"],
         paper=node.get("paper", ""),
         overrides=[*chosen, *own.get("overrides", []), *plain],
-        sweep={**own["sweep"], **swept},
+        sweep=sweeps.override(blocks, swept),
         claims=verdicts.parse(own["claims"]),
     )
 
@@ -96,26 +98,32 @@ def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> 
     return Outcome(folder, counts, failures, judged)
 
 
-def run(overrides: Sequence[str], sweep: dict[str, list[Any]], command: str) -> Outcome:
+def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
     """Train these runs and draw them, without claims."""
     folder, counts, failures = _train(overrides, sweep)
-    runs = collecting.read_runs(folder)
-    if runs:
-        figure = plotting.curves(runs)
-        title = ", ".join(sweep) or "one run"
-        _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
+    trained = sum(counts.values()) > counts["skipped"]
+    if trained or not (folder / "report.html").is_file():
+        _draw_runs(folder, ", ".join(sweep) or "one run", command)
     return Outcome(folder, counts, failures, [])
 
 
-def _train(
-    overrides: Sequence[str], sweep: dict[str, list[Any]]
-) -> tuple[Path, dict[str, int], dict[str, str]]:
+def _draw_runs(folder: Path, title: str, command: str) -> None:
+    runs = collecting.read_runs(folder)
+    if runs:
+        figure = plotting.curves(runs)
+        _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
+
+
+def _train(overrides: Sequence[str], sweep: Any) -> tuple[Path, dict[str, int], dict[str, str]]:
+    """Train what is not finished: the folder, counts by status, why each failed job did."""
     jobs = planning.expand(overrides, sweep)
+    folder = planning.folder(jobs)
+    todo = planning.unfinished(jobs, folder)
+    if not todo and (folder / "summary.json").is_file():
+        return folder, {"skipped": len(jobs)}, {}
     from lmech import running  # noqa: PLC0415 only what trains needs JAX
 
-    first = jobs[0].config
-    name = first["experiment"]["name"] if first["experiment"] else first["name"]
-    return running.run_sweep(jobs, running.folder(name, first["output"], jobs))
+    return folder, *running.run_sweep(jobs, todo, folder)
 
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:

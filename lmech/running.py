@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,22 +71,16 @@ def count_compilations() -> Iterator[Compilations]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def folder(name: str, output: str, jobs: Sequence[Job]) -> Path:
-    """``<output>/<name>/<sweep id>``."""
-    return Path(output) / name / planning.sweep_id(jobs)
-
-
-def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict[str, str]]:
-    """Train what is not finished; everything that is known ends up under ``target``.
+def run_sweep(
+    jobs: Sequence[Job], todo: Sequence[Job], target: Path
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Train what is to do of the jobs; everything that is known ends up under ``target``.
 
     Every group's program is traced before anything is written: what cannot work raises
     ConfigError. A batch that fails marks its jobs failed, with the traceback in each folder, and
-    the others go on. Returns the folder, counts by status (finished jobs count as skipped), and
-    why each failed job did.
+    the others go on. Returns counts by status (finished jobs count as skipped), and why each failed
+    job did.
     """
-    todo = [
-        _with_recorded(job, target / job.id) for job in jobs if not finished(target / job.id, job)
-    ]
     groups = planning.group(todo)
     for group in groups:
         _check(group)
@@ -107,9 +100,8 @@ def run_sweep(jobs: list[Job], target: Path) -> tuple[Path, dict[str, int], dict
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
     counts["skipped"] = len(jobs) - len(todo)
-    if todo or not (target / "summary.json").is_file():
-        write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
-    return target, counts, reasons
+    write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
+    return counts, reasons
 
 
 def _summary(
@@ -128,25 +120,6 @@ def _summary(
         "seconds": {"wall": wall, "compile": compiling, "run": wall - compiling},
         "provenance": record,
     }
-
-
-def _with_recorded(job: Job, job_folder: Path) -> Job:
-    """The job with the observables that its old result has too: a rerun drops no column."""
-    path = job_folder / "config.yaml"
-    if not path.is_file():
-        return job
-    old = yaml.safe_load(path.read_text(encoding="utf-8"))["observables"]
-    return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})
-
-
-def finished(job_folder: Path, job: Job) -> bool:
-    """Whether the job has a result, with every observable that is asked for."""
-    path = job_folder / "result.json"
-    if not path.is_file():
-        return False
-    result = json.loads(path.read_text(encoding="utf-8"))
-    wanted = planning.observable_ids(job.config).items()
-    return result["status"] != "failed" and wanted <= result["observables"].items()
 
 
 def _check(group: Sequence[Job]) -> None:

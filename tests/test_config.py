@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import config, planning
+from lmech import config, planning, sweeps
 from lmech.config import ConfigError
 
 # What the user wrote, and what the message must contain.
@@ -67,7 +67,7 @@ MUTATIONS = [
 @pytest.mark.parametrize(("text", "expected"), MUTATIONS, ids=[text for text, _ in MUTATIONS])
 def test_a_mutated_override_is_one_line_with_the_right_hint(text, expected):
     with pytest.raises(ConfigError) as error:
-        planning.expand(*planning.split_sweeps([text]))
+        planning.expand(*sweeps.split([text]))
     message = str(error.value)
     assert expected in message
     assert "\n" not in message

@@ -64,10 +64,10 @@ def test_each_scale_is_one_compiled_program(scale, monkeypatch):
 
 def test_an_override_of_a_swept_key_replaces_its_values():
     loaded = reproducing.load("edge_of_stability", "default", ["seed=3,4", "model.width=9"])
-    assert loaded.sweep["seed"] == [3, 4]
+    assert loaded.sweep[0].grid["seed"] == [3, 4]
     assert "model.width=9" in loaded.overrides
     single = reproducing.load("edge_of_stability", "default", ["seed=7"])
-    assert single.sweep["seed"] == [7]
+    assert single.sweep[0].grid["seed"] == [7]
 
 
 @pytest.mark.slow

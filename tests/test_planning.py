@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lmech import planning
+from lmech import planning, sweeps
 from lmech.config import ConfigError
 
 FAST = ["dataset=chebyshev", "observables=[loss]"]
@@ -27,11 +27,9 @@ def test_a_sweep_is_every_combination_first_key_slowest():
 
 
 def test_command_line_sweeps_follow_hydras_grammar():
-    plain, sweeps = planning.split_sweeps(
-        ["seed=range(3)", "optimizer.learning_rate=0.1,0.2", "steps=5"]
-    )
+    plain, swept = sweeps.split(["seed=range(3)", "optimizer.learning_rate=0.1,0.2", "steps=5"])
     assert plain == ["steps=5"]
-    assert sweeps == {"seed": [0, 1, 2], "optimizer.learning_rate": [0.1, 0.2]}
+    assert swept == {"seed": [0, 1, 2], "optimizer.learning_rate": [0.1, 0.2]}
 
 
 def test_options_of_a_group_can_be_swept():

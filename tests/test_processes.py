@@ -102,13 +102,14 @@ def test_midpoints_between_chunks_and_inside_them_are_the_same():
         config = job(
             *("observables=[loss,midpoints]", "steps=12", "precision=float64"),
             *(f"observables.midpoint_{name}.every={every}" for name in ("loss", "sharpness")),
+            "observables.midpoint_sharpness.of.tolerance=1e-10",
         )
         return train([config])[0]
 
     inside, between = run(1), run(4)
     for name in ("midpoint_loss", "midpoint_sharpness"):
         a, b = column(inside, 0, name), column(between, 0, name)
-        np.testing.assert_allclose([a[4], a[8]], [b[4], b[8]], rtol=1e-5)
+        np.testing.assert_allclose([a[4], a[8]], [b[4], b[8]], rtol=1e-9)
 
 
 def test_at_the_edge_the_iterates_bounce_and_their_midpoints_do_not():

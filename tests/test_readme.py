@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from lmech import config, planning
+from lmech import config, planning, sweeps
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,13 +50,13 @@ def test_the_experiment_of_the_readme_is_two_short_files_and_its_claim_holds(tmp
 
 
 def test_the_commands_of_the_readme_plan_what_they_say():
-    lines = re.findall(r"^    lmech (?!reproduce|list|collect|verify)(.*?)  +\S", README, re.M)
-    assert len(lines) == 2
+    lines = re.findall(r"^    lmech (?!reproduce|plan|list|collect|verify)(.*?)  +\S", README, re.M)
+    assert len(lines) == 3
     jobs = []
     for line in lines:
-        overrides = [word for word in line.split() if word != "-m"]
-        jobs.append(len(planning.expand(*planning.split_sweeps(overrides))))
-    assert jobs == [1, 6]
+        overrides = [word for word in shlex.split(line) if word != "-m"]
+        jobs.append(len(planning.expand(*sweeps.split(overrides))))
+    assert jobs == [1, 6, 20]
 
 
 def test_the_groups_that_the_readme_names_exist():

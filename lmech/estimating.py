@@ -1,0 +1,84 @@
+"""What a sweep will cost, before anything runs: from shapes and from the lowered program."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmech import building, engine
+from lmech.numerics.precision import numerics
+from lmech.planning import Job
+
+
+class Estimate(NamedTuple):
+    """One batch."""
+
+    operations: float
+    """Floating-point operations of a training step of one member."""
+    seconds: float
+    """All steps of all members at the speed of a matrix product here; measurements between chunks
+    and what is bound by memory come on top."""
+    state: int
+    """Bytes of the members' weights, optimizer states and observables' memories."""
+    data: int
+    """Bytes of the dataset on the device."""
+    scratch: int | None
+    """Bytes of intermediate values, as the compiler allots them (None: not compiled)."""
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of the arrays (or shapes) of a tree."""
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def speed(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
+    """Floating-point operations a second of a square matrix product, at its best here."""
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a))
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times)
+
+
+def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: A002 as the option
+    """Cost of a group that runs as one batch; ``compile`` adds the scratch memory."""
+    configs = [job.config for job in group]
+    with numerics(configs[0]["precision"]["matmul"]):
+        batch = building.build(configs)
+        lowered, state = _lowered(batch)
+        operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+        steps = sum(config["steps"] for config in configs)
+        scratch = None
+        if compile:
+            scratch = int(lowered.compile().memory_analysis().temp_size_in_bytes)
+        rate = speed(configs[0]["precision"]["dtype"])
+    return Estimate(operations, operations * steps / rate, state, bytes_of(batch.data), scratch)
+
+
+def _lowered(batch: building.Batch) -> tuple[Any, int]:
+    """The lowered chunk, in which a loop's body counts once: a step; and the state's bytes."""
+    run = engine.compiled(batch.program)
+    carry = jax.eval_shape(run.start, (), (batch.inputs, None))
+    feed = engine.Feed(batch.rates(np.arange(1))[:, 0], None)
+    if batch.batches is not None:
+        feed = feed._replace(batch=batch.batches(np.arange(1))[:, 0])
+    memories = {
+        name: jax.eval_shape(f, (), (batch.inputs, carry, feed), batch.data)
+        for name, f in run.memory.items()
+    }
+    inside = {name: m for name, m in memories.items() if batch.program.every[name] == 1}
+    capacity = batch.program.capacity
+
+    def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(a), capacity, *a.shape[1:]), a.dtype)
+
+    feeds = jax.tree.map(chunk, feed)
+    lowered = run.chunk.lower((carry, inside), (batch.inputs, feeds), 1, batch.data)
+    return lowered, bytes_of((carry, memories))
