@@ -16,16 +16,18 @@ import pyarrow as pa
 import yaml
 from hydra.utils import instantiate
 
-from lmech import building, engine, planning
+from lmech import building, checkpoints, engine, planning
+from lmech.checkpoints import Checkpoint
 from lmech.config import ConfigError
 from lmech.disk import atomically, write_json, write_table, write_weights
-from lmech.engine import TRAINING_PROGRAM, End
+from lmech.engine import TRAINING_PROGRAM, End, Record, Saved
 from lmech.loggers import Progress
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
+from lmech.stopping import Due, StoppedError, listening
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -89,11 +91,15 @@ def run_sweep(
     statuses: dict[str, str] = {}
     reasons: dict[str, str] = {}
     started = time.monotonic()
-    with count_compilations() as compilations, instantiate(jobs[0].config["logger"])() as show:
+    due = Due(jobs[0].config["execution"]["save_every"])
+    logger = instantiate(jobs[0].config["logger"])()
+    with count_compilations() as compilations, logger as show, listening(due):
         follow = _harmless(show)
         for number, group in enumerate(groups):
             place = partial(Progress, number, len(groups), len(group))
-            ended, reason = _guarded(group, target, record, lambda *at, p=place: follow(p(*at)))
+            ended, reason = _guarded(
+                group, target, record, lambda *at, p=place: follow(p(*at)), due
+            )
             statuses |= ended
             reasons |= {job: reason for job, status in ended.items() if status == "failed"}
     wall = time.monotonic() - started
@@ -157,14 +163,16 @@ def _write_manifest(
 
 
 def _guarded(
-    group: Sequence[Job], target: Path, record: dict[str, Any], show: Callable[..., None]
+    group: Sequence[Job], target: Path, record: dict[str, Any], show: Callable[..., None], due: Due
 ) -> tuple[dict[str, str], str]:
     """Run a batch; if it raises, its jobs have failed and say why. Returns statuses, the reason.
 
     A result that a job already had stays.
     """
     try:
-        return _run_batch(group, target, record, show), ""
+        return _run_batch(group, target, record, show, due), ""
+    except StoppedError:
+        raise
     except Exception as error:
         for job in group:
             folder = target / job.id
@@ -203,29 +211,53 @@ def _write_config(job_folder: Path, job: Job) -> None:
 
 
 def _run_batch(
-    group: Sequence[Job],
-    target: Path,
-    record: dict[str, Any],
-    show: Callable[..., None],
+    group: Sequence[Job], target: Path, record: dict[str, Any], show: Callable[..., None], due: Due
 ) -> dict[str, str]:
-    """Train a batch and write its jobs' files."""
+    """Train a batch, from its last state if it has one, and write its jobs' files."""
     configs = [job.config for job in group]
     horizon = max(config["steps"] for config in configs)
-    recorder = Recorder(len(group))
+    place = target / "batches" / planning.digest([planning.whole_id(job) for job in group])
+    recorder, fresh = Recorder(len(group)), list[Record]()
     with numerics(configs[0]["precision"]["matmul"]):
         batch = building.build(configs)
+        shapes = engine.state_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
+        kept = checkpoints.read(place, shapes)
+        for old in kept.records if kept else []:
+            recorder.add(old)
+        resumed = _resumption(kept, record)
+        parts, saved = (kept.parts, kept.saved) if kept else (0, None)
         clock = Clock()
-        for event in engine.train(*batch):
-            if isinstance(event, End):
+        for event in engine.train(*batch, saved=saved, save=due):
+            if isinstance(event, Record):
+                recorder.add(event)
+                fresh.append(event)
+                step = int(event.steps.max(initial=0))
+                show(step, horizon, clock.rate(step), recorder.last)
+            elif isinstance(event, Saved):
+                parts = checkpoints.write(place, event, fresh, parts, record)
+                fresh = []
+                due.saved(event.step)
+            else:
                 end = event
-                continue
-            recorder.add(event)
-            step = int(event.steps.max(initial=0))
-            show(step, horizon, clock.rate(step), recorder.last)
+    record = {**record, **resumed}
     statuses = {}
     for member, job in enumerate(group):
         statuses[job.id] = _write_job(target / job.id, job, member, recorder, end, record)
+    checkpoints.clear(place)
     return statuses
+
+
+def _resumption(kept: Checkpoint | None, record: dict[str, Any]) -> dict[str, Any]:
+    """What to say of a run that went on under another execution record than it began under.
+
+    The last bits may differ from there on; under the same record there is nothing to say.
+    """
+    if kept is None or kept.execution == record:
+        return {}
+    changed = {key: [kept.execution.get(key), now] for key, now in record.items()}
+    changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+    print(f"lmech: goes on from step {kept.saved.step} with another {', '.join(changed)}")
+    return {"resumed": {"step": kept.saved.step, "changed": changed}}
 
 
 def _final(table: pa.Table) -> dict[str, Any]:
