@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lmech.config import ConfigError
 from lmech.disk import atomically
 from lmech.engine import Record, Saved
 
 STATE = "state.npz"
+
+
+class DamageError(ValueError):
+    """A state that cannot be read: one line that names its folder."""
 
 
 class Checkpoint(NamedTuple):
@@ -30,6 +33,25 @@ class Checkpoint(NamedTuple):
     parts: int
     execution: dict[str, Any]
     """What the last bits depend on beside the jobs, as it was when this was written."""
+
+
+def of_members(checkpoint: Checkpoint, members: slice) -> Checkpoint:
+    """The same of some of the members."""
+
+    def chosen(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[members], tree)
+
+    saved = checkpoint.saved
+    records = [
+        record._replace(
+            steps=record.steps[members],
+            valid=record.valid[members],
+            columns=chosen(record.columns),
+        )
+        for record in checkpoint.records
+    ]
+    cut = Saved(saved.step, chosen(saved.carry), chosen(saved.memories))
+    return Checkpoint(cut, records, 0, checkpoint.execution)
 
 
 def merged(records: Sequence[Record]) -> list[Record]:
@@ -85,26 +107,24 @@ def write(
     return parts + 1
 
 
-def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint | None:
-    """What the folder holds, or None; ``like`` is a carry and memories of the same shapes.
+def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
+    """What the folder holds; ``like`` is a carry and memories of the same shapes.
 
-    Raises ConfigError, which names the file, for one that cannot be read or does not fit.
+    Raises DamageError, which names the file, for one that cannot be read or does not fit.
     """
     path = folder / STATE
-    if not path.is_file():
-        return None
     try:
         arrays = _read(path)
         head = json.loads(arrays["head"].item())
         leaves = [arrays[str(i)] for i in range(head["leaves"])]
         records = [r for number in range(head["parts"]) for r in _records(_part(folder, number))]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(
+        raise DamageError(
             f"{folder}: its state cannot be read ({error}); delete the folder to start over"
         ) from error
     shapes = jax.tree.leaves(like)
     if [(a.shape, a.dtype) for a in leaves] != [(s.shape, s.dtype) for s in shapes]:
-        raise ConfigError(f"{path} is of another program; delete {folder} to start over")
+        raise DamageError(f"{path} is of another program; delete {folder} to start over")
     carry, memories = jax.tree.unflatten(jax.tree.structure(like), leaves)
     saved = Saved(head["step"], carry, memories)
     return Checkpoint(saved, records, head["parts"], head["execution"])

@@ -478,7 +478,7 @@ def train(
             pending.append(partial(_fetch_measured, values, measured, at, over))
 
     steps = marks(program.every, horizon, program.capacity)
-    for start, stop in pairwise(step for step in steps if step >= begun):
+    for start, stop in pairwise([begun, *(step for step in steps if step > begun)]):
         arrived, pending = pending, []
         if start > begun and save():
             yield from (fetch() for fetch in arrived)

@@ -178,6 +178,46 @@ def test_going_on_under_another_execution_record_is_said(elsewhere, monkeypatch,
     assert [result["provenance"]["resumed"]["step"] for result in results] == [7, 7]
 
 
+@pytest.mark.parametrize("when", ["at once", "after two states"])
+def test_a_guilty_job_ends_up_alone_and_the_others_have_what_they_would_have_had(
+    elsewhere, monkeypatch, capsys, when
+):
+    """Three of four jobs go on from the last state of the batch that failed."""
+    train, resumed = engine.train, []
+
+    def fails(program, inputs, *rest, saved=None, **more):
+        resumed.append(None if saved is None else saved.step)
+        guilty = 7 in np.asarray(inputs.seeds["init"]) or len(inputs.horizon) > 2
+        left = 2 if when == "after two states" and len(resumed) == 1 else 0
+        for event in train(program, inputs, *rest, saved=saved, **more):
+            if guilty and left == 0:
+                raise RuntimeError("the lamp is broken")
+            yield event
+            left -= guilty and isinstance(event, Saved)
+
+    monkeypatch.setattr(engine, "train", fails)
+    words = [*WORDS[:-1], "seeds.init=0,1,7,2", "seeds.batches=0", "execution.save_every=0"]
+    assert main(words) == 1
+    assert "3 done, 1 failed" in capsys.readouterr().out
+    (trace,) = elsewhere.glob("outputs/*/*/*/error.txt")
+    assert "the lamp is broken" in trace.read_text()
+    results = {
+        path.parent.name: json.loads(path.read_text())["status"]
+        for path in elsewhere.glob("outputs/*/*/*/result.json")
+    }
+    assert results.pop(trace.parent.name) == "failed"
+    assert set(results.values()) == {"done"}
+    assert [step is not None for step in resumed[1:3]] == [when == "after two states"] * 2
+    monkeypatch.setattr(engine, "train", train)
+    found = files(elsewhere)
+    assert main([*words, "output=alone"]) == 0
+    alone = files(elsewhere / "alone")
+    for name, content in alone.items():
+        if name.endswith(("parquet", "npz")) and trace.parent.name not in name:
+            assert found[f"outputs/{name}"] == content, name
+    assert not list(elsewhere.glob("outputs/*/*/batches/*"))
+
+
 def start(folder, *more):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "lmech", *WORDS, "execution.save_every=0", *more]
@@ -187,6 +227,21 @@ def start(folder, *more):
 def wait_for_state(folder, process):
     while process.poll() is None and not list(folder.glob("outputs/*/*/batches/*/state.npz")):
         time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_sweep_share_its_batches(elsewhere, uninterrupted):
+    """Two programs, so two batches; whoever is done first waits for the other."""
+    words = ("model.width=8,9",)
+    pair = [start(elsewhere, *words) for _ in range(2)]
+    for process in pair:
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+    found = files(elsewhere)
+    assert len([name for name in found if name.endswith("metrics.parquet")]) == 4
+    parquet = sorted(content for name, content in found.items() if name.endswith("parquet"))
+    assert {c for name, c in uninterrupted.items() if name.endswith("parquet")} <= set(parquet)
+    assert not list(elsewhere.glob("outputs/*/*/batches/*"))
 
 
 @pytest.mark.slow
