@@ -264,7 +264,7 @@ def test_killed_at_random_moments_it_leaves_the_same_bytes(elsewhere, uninterrup
         process = start(elsewhere)
         wait_for_state(elsewhere, process)
         try:
-            process.communicate(timeout=moments.uniform(0, 1.5) if kills < 8 else 120)
+            process.communicate(timeout=moments.uniform(0, 0.1) if kills < 8 else 120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
