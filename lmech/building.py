@@ -12,7 +12,7 @@ from hydra.utils import get_method, instantiate
 from lmech import datasets, engine, optimizers, planning, sampling, seeds
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
-from lmech.engine import Inputs, Program, Stop
+from lmech.engine import Feed, Inputs, Program, Stop
 from lmech.problem import Problem
 
 
@@ -24,6 +24,12 @@ class Batch(NamedTuple):
     data: Data
     rates: Callable[[np.ndarray], np.ndarray]
     batches: Callable[[np.ndarray], np.ndarray] | None
+
+    def feed(self, step: int) -> Feed:
+        """What the host gives one step, [M, …]."""
+        at = np.asarray([step])
+        batch = None if self.batches is None else self.batches(at)[:, 0]
+        return Feed(self.rates(at)[:, 0], batch)
 
 
 def load_data(config: Config) -> Data:

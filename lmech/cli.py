@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lmech import claims, config, formats
 from lmech.config import ConfigError
+from lmech.stopping import StoppedError
 
 if TYPE_CHECKING:
     from lmech.estimating import Estimate
@@ -37,7 +38,8 @@ Keys follow Hydra's grammar; `lmech list keys` shows them with their defaults. R
 outputs/<name>/<sweep>/ (see the README); a run that is already there is not run again.
 
 exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict is not the expected
-            one · 2 a verdict is undetermined, or the command line is wrong
+            one · 2 a verdict is undetermined, or the command line is wrong · 75 stopped by SIGTERM
+            or SIGUSR1, and saved: the same command goes on
 """
 
 
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, OSError) as error:
         print(f"lmech: {error}", file=sys.stderr)
         return 2
+    except StoppedError as stopped:
+        print(f"lmech: {stopped}", file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         print("\nlmech: interrupted", file=sys.stderr)
         return 130

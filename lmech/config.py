@@ -46,6 +46,7 @@ KEYS: dict[str, Any] = {
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
     "execution.mode": Literal["auto", "map", "vmap"],
     "execution.chunk": Positive,
+    "execution.save_every": Annotated[float, Ge(0)],
     "precision.dtype": Literal["float32", "float64"],
     "precision.matmul": Literal["highest", "high", "default"],
 }

@@ -96,6 +96,15 @@ class Record(NamedTuple):
     """Whether any member goes on."""
 
 
+class Saved(NamedTuple):
+    """A batch between two chunks, on the host: all that it takes to go on from there."""
+
+    step: int
+    """Where the next chunk starts."""
+    carry: Carry
+    memories: dict[str, Memory]
+
+
 class End(NamedTuple):
     """The members' last state, on the host; leading member axis."""
 
@@ -309,6 +318,18 @@ def _first_feed(program: Program, inputs: Inputs) -> Feed:
     return Feed(inputs.hyperparameters["learning_rate"], indices)
 
 
+def state_shapes(
+    program: Program, inputs: Inputs, data: Data, feed: Feed
+) -> tuple[Carry, dict[str, Memory]]:
+    """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
+    run = compiled(program)
+    carry = jax.eval_shape(run.start, (), (inputs, None))
+    memories = {
+        name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
+    }
+    return carry, memories
+
+
 def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
     """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
     carry = _start(program, inputs, None)
@@ -412,13 +433,18 @@ def train(
     rates: Callable[[np.ndarray], Any],
     batches: Callable[[np.ndarray], Any] | None = None,
     params: Params | None = None,
-) -> Iterator[Record | End]:
+    saved: Saved | None = None,
+    save: Callable[[], bool] = lambda: False,
+) -> Iterator[Record | Saved | End]:
     """Train the members to their horizons; yields records as they arrive, then the end.
 
     ``rates(steps [S])`` gives the learning rates [M, S], ``batches(steps)`` the examples' indices
     [M, S, B] (None: full batch), ``params`` the members' initial parameters if they are not to be
     drawn. A record arrives one chunk late, while the next chunk runs. The first value recorded
     for a column and step is the one to keep.
+
+    Where ``save()`` says so between two chunks, all records up to there are yielded, then the
+    state. Going on from it as ``saved`` yields what was still to come, bit for bit.
     """
     run = compiled(program)
     horizon = int(np.max(inputs.horizon))
@@ -431,9 +457,13 @@ def train(
     def first(feeds: Feed) -> Feed:
         return jax.tree.map(lambda array: array[:, 0], feeds)
 
-    carry = run.start((), (inputs, params))
-    now = first(feeds(0, 1))
-    memories = {name: f((), (inputs, carry, now), data) for name, f in run.memory.items()}
+    if saved is None:
+        carry = run.start((), (inputs, params))
+        now = first(feeds(0, 1))
+        memories = {name: f((), (inputs, carry, now), data) for name, f in run.memory.items()}
+    else:
+        carry, memories = jax.device_put((saved.carry, saved.memories))
+    begun = 0 if saved is None else saved.step
     inside = {name for name, cadence in program.every.items() if cadence == 1}
     pending: list[Fetch] = []
 
@@ -447,8 +477,13 @@ def train(
             carry = carry._replace(ended=ended)
             pending.append(partial(_fetch_measured, values, measured, at, over))
 
-    for start, stop in pairwise(marks(program.every, horizon, program.capacity)):
+    steps = marks(program.every, horizon, program.capacity)
+    for start, stop in pairwise([begun, *(step for step in steps if step > begun)]):
         arrived, pending = pending, []
+        if start > begun and save():
+            yield from (fetch() for fetch in arrived)
+            yield Saved(start, *jax.device_get((carry, memories)))
+            arrived = []
         upcoming = feeds(start, program.capacity)
         due = (n for n in memories if n not in inside and start % program.every[n] == 0)
         measure(due, first(upcoming), last=False)

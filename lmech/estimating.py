@@ -65,14 +65,8 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
 def _lowered(batch: building.Batch) -> tuple[Any, int]:
     """The lowered chunk, in which a loop's body counts once: a step; and the state's bytes."""
     run = engine.compiled(batch.program)
-    carry = jax.eval_shape(run.start, (), (batch.inputs, None))
-    feed = engine.Feed(batch.rates(np.arange(1))[:, 0], None)
-    if batch.batches is not None:
-        feed = feed._replace(batch=batch.batches(np.arange(1))[:, 0])
-    memories = {
-        name: jax.eval_shape(f, (), (batch.inputs, carry, feed), batch.data)
-        for name, f in run.memory.items()
-    }
+    feed = batch.feed(0)
+    carry, memories = engine.state_shapes(batch.program, batch.inputs, batch.data, feed)
     inside = {name: m for name, m in memories.items() if batch.program.every[name] == 1}
     capacity = batch.program.capacity
 

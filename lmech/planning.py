@@ -130,6 +130,11 @@ def job_id(config: Config) -> str:
     )
 
 
+def whole_id(job: Job) -> str:
+    """Identity of a job's files: of its training, and of each observable."""
+    return digest([job.id, observable_ids(job.config), job.config["execution"]])
+
+
 def observable_ids(config: Config) -> dict[str, str]:
     """Identity of each observable: its config, our version of it, its seed, a user's source."""
     probes = stream_seeds(config["seed"], config["seeds"])["probes"]
@@ -145,7 +150,8 @@ def program_key(config: Config) -> str:
     """Equal for jobs that share a compiled program: the config without the program's inputs."""
     rates = {k: "input" if isinstance(v, float) else v for k, v in config["optimizer"].items()}
     static = {key: config[key] for key in SCIENCE if key not in INPUTS}
-    extra = {"observables": config["observables"], "chunk": config["execution"]}
+    execution = {key: config["execution"][key] for key in ("mode", "chunk")}
+    extra = {"observables": config["observables"], "execution": execution}
     return _canonical({**static, **extra, "optimizer": rates})
 
 

@@ -16,16 +16,18 @@ import pyarrow as pa
 import yaml
 from hydra.utils import instantiate
 
-from lmech import building, engine, planning
+from lmech import building, checkpoints, engine, locking, planning
+from lmech.checkpoints import Checkpoint
 from lmech.config import ConfigError
 from lmech.disk import atomically, write_json, write_table, write_weights
-from lmech.engine import TRAINING_PROGRAM, End
+from lmech.engine import TRAINING_PROGRAM, End, Record, Saved
 from lmech.loggers import Progress
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
+from lmech.stopping import Due, StoppedError, listening
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -77,29 +79,33 @@ def run_sweep(
     """Train what is to do of the jobs; everything that is known ends up under ``target``.
 
     Every group's program is traced before anything is written: what cannot work raises
-    ConfigError. A batch that fails marks its jobs failed, with the traceback in each folder, and
-    the others go on. Returns counts by status (finished jobs count as skipped), and why each failed
-    job did.
+    ConfigError. A batch that fails is halved until the jobs that do stand alone, each with its
+    traceback in its folder; the others go on. Returns counts by status (finished jobs count as
+    skipped), and why each failed job did.
     """
     groups = planning.group(todo)
-    for group in groups:
-        _check(group)
+    for same in groups:
+        _check(same)
     record = provenance()
     _write_manifest(target, jobs, groups, record)
     statuses: dict[str, str] = {}
-    reasons: dict[str, str] = {}
+    reasons: Reasons = {}
     started = time.monotonic()
-    with count_compilations() as compilations, instantiate(jobs[0].config["logger"])() as show:
+    run = Run(target, record, Due(jobs[0].config["execution"]["save_every"]))
+    logger = instantiate(jobs[0].config["logger"])()
+    with count_compilations() as compilations, logger as show, listening(run.due):
         follow = _harmless(show)
-        for number, group in enumerate(groups):
+        for number, group in _free(run, groups):
+            if all(planning.finished(target / job.id, job) for job in group):
+                continue  # by another process, meanwhile
             place = partial(Progress, number, len(groups), len(group))
-            ended, reason = _guarded(group, target, record, lambda *at, p=place: follow(p(*at)))
+            ended, why = _guarded(run, group, lambda *at, p=place: follow(p(*at)))
             statuses |= ended
-            reasons |= {job: reason for job, status in ended.items() if status == "failed"}
+            reasons |= why
     wall = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
-    counts["skipped"] = len(jobs) - len(todo)
+    counts["skipped"] = len(jobs) - len(statuses)
     write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
 
@@ -156,25 +162,92 @@ def _write_manifest(
     atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _guarded(
-    group: Sequence[Job], target: Path, record: dict[str, Any], show: Callable[..., None]
-) -> tuple[dict[str, str], str]:
-    """Run a batch; if it raises, its jobs have failed and say why. Returns statuses, the reason.
+class Run(NamedTuple):
+    """What the batches of one sweep share."""
 
-    A result that a job already had stays.
+    target: Path
+    record: dict[str, Any]
+    """The execution record."""
+    due: Due
+
+
+Group = Sequence[Job]
+Reasons = dict[str, str]  # job id → why it failed
+
+
+def _free(run: Run, groups: Sequence[Group]) -> Iterator[tuple[int, Group]]:
+    """The groups by number, each held while it is worked on; others' are waited for."""
+    waiting = list(enumerate(groups))
+    while waiting:
+        busy = []
+        for number, group in waiting:
+            with locking.held(_place(run, group).with_suffix(".lock")) as mine:
+                if mine:
+                    yield number, group
+                else:
+                    busy.append((number, group))
+        if len(busy) == len(waiting):
+            time.sleep(1.0)
+        waiting = busy
+
+
+def _guarded(
+    run: Run, group: Sequence[Job], show: Callable[..., None], begun: Checkpoint | None = None
+) -> tuple[dict[str, str], Reasons]:
+    """Run a batch; if it raises, its halves, until the guilty jobs stand alone.
+
+    Halves go on from the batch's last state. A job that fails alone has its traceback in its
+    folder; a result that it already had stays. Returns statuses, and why the failed ones did.
     """
     try:
-        return _run_batch(group, target, record, show), ""
+        return _run_batch(run, group, show, begun), {}
+    except (StoppedError, checkpoints.DamageError) as error:
+        if isinstance(error, StoppedError):
+            raise
+        return _failed(run, group, error)
     except Exception as error:
-        for job in group:
-            folder = target / job.id
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            if not (folder / "result.json").is_file():
-                _write_config(folder, job)
-                result = {"id": job.id, "observables": {}, "status": "failed"}
-                write_json(folder / "result.json", {**result, "provenance": record})
-        return {job.id: "failed" for job in group}, planning.one_line(error)
+        if len(group) == 1:
+            return _failed(run, group, error)
+        kept = _kept(run, group) or begun
+    half = len(group) // 2
+    statuses: dict[str, str] = {}
+    reasons: Reasons = {}
+    for members in (slice(0, half), slice(half, None)):
+        from_here = checkpoints.of_members(kept, members) if kept else None
+        ended, why = _guarded(run, group[members], show, from_here)
+        statuses |= ended
+        reasons |= why
+    checkpoints.clear(_place(run, group))
+    return statuses, reasons
+
+
+def _failed(run: Run, group: Sequence[Job], error: Exception) -> tuple[dict[str, str], Reasons]:
+    for job in group:
+        folder = run.target / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if not (folder / "result.json").is_file():
+            _write_config(folder, job)
+            result = {"id": job.id, "observables": {}, "status": "failed"}
+            write_json(folder / "result.json", {**result, "provenance": run.record})
+    reason = planning.one_line(error)
+    return {job.id: "failed" for job in group}, {job.id: reason for job in group}
+
+
+def _place(run: Run, group: Sequence[Job]) -> Path:
+    """The batch's folder while it runs."""
+    return run.target / "batches" / planning.digest([planning.whole_id(job) for job in group])
+
+
+def _kept(run: Run, group: Sequence[Job]) -> Checkpoint | None:
+    """The batch's last state on disk."""
+    if not (_place(run, group) / checkpoints.STATE).is_file():
+        return None
+    configs = [job.config for job in group]
+    with numerics(configs[0]["precision"]["matmul"]):
+        batch = building.build(configs)
+        shapes = engine.state_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
+    return checkpoints.read(_place(run, group), shapes)
 
 
 def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -203,29 +276,51 @@ def _write_config(job_folder: Path, job: Job) -> None:
 
 
 def _run_batch(
-    group: Sequence[Job],
-    target: Path,
-    record: dict[str, Any],
-    show: Callable[..., None],
+    run: Run, group: Sequence[Job], show: Callable[..., None], begun: Checkpoint | None
 ) -> dict[str, str]:
-    """Train a batch and write its jobs' files."""
+    """Train a batch and write its jobs' files: from its last state, or ``begun``, or step 0."""
     configs = [job.config for job in group]
     horizon = max(config["steps"] for config in configs)
-    recorder = Recorder(len(group))
+    kept = _kept(run, group) or begun
+    recorder, fresh = Recorder(len(group)), list(kept.records if kept and not kept.parts else [])
     with numerics(configs[0]["precision"]["matmul"]):
         batch = building.build(configs)
+        for old in kept.records if kept else []:
+            recorder.add(old)
+        resumed = _resumption(kept, run.record)
+        parts, saved = (kept.parts, kept.saved) if kept else (0, None)
         clock = Clock()
-        for event in engine.train(*batch):
-            if isinstance(event, End):
+        for event in engine.train(*batch, saved=saved, save=run.due):
+            if isinstance(event, Record):
+                recorder.add(event)
+                fresh.append(event)
+                step = int(event.steps.max(initial=0))
+                show(step, horizon, clock.rate(step), recorder.last)
+            elif isinstance(event, Saved):
+                parts = checkpoints.write(_place(run, group), event, fresh, parts, run.record)
+                fresh = []
+                run.due.saved(event.step)
+            else:
                 end = event
-                continue
-            recorder.add(event)
-            step = int(event.steps.max(initial=0))
-            show(step, horizon, clock.rate(step), recorder.last)
+    record = {**run.record, **resumed}
     statuses = {}
     for member, job in enumerate(group):
-        statuses[job.id] = _write_job(target / job.id, job, member, recorder, end, record)
+        statuses[job.id] = _write_job(run.target / job.id, job, member, recorder, end, record)
+    checkpoints.clear(_place(run, group))
     return statuses
+
+
+def _resumption(kept: Checkpoint | None, record: dict[str, Any]) -> dict[str, Any]:
+    """What to say of a run that went on under another execution record than it began under.
+
+    The last bits may differ from there on; under the same record there is nothing to say.
+    """
+    if kept is None or kept.execution == record:
+        return {}
+    changed = {key: [kept.execution.get(key), now] for key, now in record.items()}
+    changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+    print(f"lmech: goes on from step {kept.saved.step} with another {', '.join(changed)}")
+    return {"resumed": {"step": kept.saved.step, "changed": changed}}
 
 
 def _final(table: pa.Table) -> dict[str, Any]:

@@ -1,0 +1,7 @@
+"""``python -m lmech``."""
+
+import sys
+
+from lmech.cli import main
+
+sys.exit(main())

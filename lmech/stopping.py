@@ -1,0 +1,51 @@
+"""When a batch saves its state, and what a signal does to it."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class StoppedError(Exception):
+    """A signal asked for it: the batch is saved, the same command goes on from there."""
+
+
+class Due:
+    """When to save: every so many seconds, and when a signal asks to stop."""
+
+    def __init__(self, seconds: float) -> None:
+        """Nothing asked for yet."""
+        self._seconds = seconds
+        self._last = time.monotonic()
+        self._asked: str | None = None
+
+    def stop(self, number: int, _frame: Any = None) -> None:
+        """A signal's handler: save at the next chance, then stop."""
+        self._asked = signal.Signals(number).name
+
+    def __call__(self) -> bool:
+        """Whether to save now."""
+        return self._asked is not None or time.monotonic() - self._last >= self._seconds
+
+    def saved(self, step: int) -> None:
+        """It has been saved. Raises StoppedError if a signal asked to stop."""
+        self._last = time.monotonic()
+        if self._asked is not None:
+            raise StoppedError(f"stopped by {self._asked} at step {step}; the same command goes on")
+
+
+@contextmanager
+def listening(due: Due) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 (what a cluster sends before it kills) save and stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, due.stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
