@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
 
-from lmech import datasets, engine, optimizers, planning, sampling, seeds
+from lmech import datasets, engine, member, optimizers, planning, sampling, seeds
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
-from lmech.engine import Feed, Inputs, Program, Stop
+from lmech.member import Feed, Inputs, Program, Stop
 from lmech.problem import Problem
 
 
@@ -184,7 +184,7 @@ def check(batch: Batch) -> None:
     written. Raises what they raise (ValueError with a message for the user).
     """
     jax.eval_shape(
-        lambda inputs, data: engine.first_measurements(batch.program, inputs, data),
+        lambda inputs, data: member.first_measurements(batch.program, inputs, data),
         jax.tree.map(lambda a: a[0], batch.inputs),
         batch.data,
     )

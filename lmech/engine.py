@@ -2,9 +2,7 @@
 
 A batch of members (jobs that share a program) trains in chunks. A chunk is one compiled loop of
 fixed capacity whose number of steps is an input; it returns its metrics as arrays. The next chunk
-is dispatched before the last one's metrics are fetched. Observables with a cadence of 1 are
-measured inside the loop, the others between chunks, each in a program of its own, so that
-switching one on cannot change a bit of the training.
+is dispatched before the last one's metrics are fetched. What a member does in it is ``member``'s.
 
 Run this inside ``numerics.precision.numerics()``.
 """
@@ -12,75 +10,17 @@ Run this inside ``numerics.precision.numerics()``.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lmech import seeds
-from lmech.datasets import Data, Examples
-from lmech.numerics import trees
-from lmech.numerics.control import when
-from lmech.observables import Memory, Observable, State, Values
-from lmech.optimizers import Hyperparameters, Optimizer
-from lmech.parametrization import Scales, descend, parametrize
-from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
-
-Mode = Literal["map", "vmap"]
-
-
-class Stop(NamedTuple):
-    """Thresholds that end a member: loss at most, accuracy at least (∓∞: never)."""
-
-    train_loss: Any
-    train_accuracy: Any
-
-
-class Inputs(NamedTuple):
-    """What may differ between the members of one program; arrays with a leading member axis."""
-
-    seeds: Mapping[str, Any]
-    hyperparameters: Hyperparameters
-    scales: Scales
-    horizon: Any
-    stop: Stop
-
-
-class Program(NamedTuple):
-    """What is the same for all members, and so a constant of the compiled program."""
-
-    problem: Problem
-    optimizer: Optimizer
-    observables: Mapping[str, Observable]
-    every: Mapping[str, int]
-    batch_size: int | None
-    microbatch: int | None
-    capacity: int
-    mode: Mode
-
-
-class Feed(NamedTuple):
-    """What the host gives a step: its learning rate, and its examples' indices (None: all)."""
-
-    rate: Any
-    batch: Any
-
-
-class Carry(NamedTuple):
-    """A member's state: it is at w_step, and stays there once ``ended``."""
-
-    params: Params
-    past: tuple[Params, ...]
-    optimizer: Any
-    step: jax.Array
-    rate: jax.Array
-    """The last step's."""
-    time: jax.Array
-    """Sum of the rates of the steps taken."""
-    ended: jax.Array
-    finite: jax.Array
+from lmech import member
+from lmech.datasets import Data
+from lmech.member import Carry, Feed, Inputs, Mode, Program
+from lmech.observables import Memory, Values
+from lmech.problem import Params
 
 
 class Record(NamedTuple):
@@ -111,253 +51,6 @@ class End(NamedTuple):
     params: Params
     step: np.ndarray
     finite: np.ndarray
-
-
-def _column(name: str, part: str) -> str:
-    return f"{name}_{part}" if part else name
-
-
-def _named(name: str, values: Values) -> Values:
-    return {_column(name, part): value for part, value in values.items()}
-
-
-def _met(stop: Stop, values: Values) -> jax.Array:
-    """Whether a threshold is met by what was just recorded."""
-    loss = values.get("train_loss")
-    accuracy = values.get("train_accuracy")
-    met = jnp.asarray(False)
-    if loss is not None:
-        met |= loss <= stop.train_loss
-    if accuracy is not None:
-        met |= accuracy >= stop.train_accuracy
-    return met
-
-
-def _examples(data: Data, feed: Feed) -> Examples:
-    """The examples of one step."""
-    if feed.batch is None:
-        return data.train
-    return Examples(*(array[feed.batch] for array in data.train))
-
-
-def _state(
-    program: Program,
-    inputs: Inputs,
-    carry: Carry,
-    feed: Feed,
-    data: Data,
-    evaluation: Evaluation | None = None,
-    gradient: Params | None = None,
-) -> State:
-    return State(
-        problem=parametrize(program.problem, inputs.scales),
-        data=data,
-        params=carry.params,
-        past=carry.past,
-        step=carry.step,
-        time=carry.time,
-        seeds=inputs.seeds,
-        microbatch=program.microbatch,
-        batch_size=program.batch_size,
-        batch=_examples(data, feed),
-        evaluation=evaluation,
-        gradient=gradient,
-        optimizer=program.optimizer,
-        hyperparameters={**inputs.hyperparameters, "learning_rate": feed.rate},
-        optimizer_state=carry.optimizer,
-        scales=inputs.scales,
-    )
-
-
-def _unknown(dtype: Any) -> jax.Array:
-    return jnp.asarray(jnp.nan if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)
-
-
-def _observe(observable: Observable, state: State, memory: Memory) -> tuple[Memory, Values]:
-    """A measurement; not a number while the run has fewer past iterates than it looks at."""
-    memory, values = observable.measure(state, memory)
-    if observable.past:
-        known = state.step >= observable.past
-        values = {name: jnp.where(known, v, _unknown(v.dtype)) for name, v in values.items()}
-    return memory, values
-
-
-def _start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
-    """A member at step 0; ``params`` replaces the model's own draw."""
-    if params is None:
-        problem = parametrize(program.problem, inputs.scales)
-        params = problem.init(seeds.key(inputs.seeds, "init"))
-    past = max((observable.past for observable in program.observables.values()), default=0)
-    ended = inputs.horizon <= 0
-    rate = inputs.hyperparameters["learning_rate"]
-    return Carry(
-        params=params,
-        past=(params,) * past,
-        optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
-        step=jnp.int32(0),
-        rate=rate,
-        time=jnp.zeros_like(rate),
-        ended=ended,
-        finite=jnp.ones_like(ended),
-    )
-
-
-def _update(
-    program: Program, inputs: Inputs, carry: Carry, rate: jax.Array, gradient: Params
-) -> Carry:
-    """One optimizer step at the given learning rate."""
-    hyperparameters = {**inputs.hyperparameters, "learning_rate": rate}
-    updates, optimizer = descend(
-        program.optimizer, hyperparameters, inputs.scales, gradient, carry.optimizer, carry.params
-    )
-    return carry._replace(
-        params=trees.add(carry.params, updates),
-        past=(carry.params, *carry.past)[: len(carry.past)],
-        optimizer=optimizer,
-        step=carry.step + 1,
-        time=carry.time + rate,
-    )
-
-
-def _chunk(
-    program: Program,
-    carry: Carry,
-    memories: dict[str, Memory],
-    inputs: Inputs,
-    feeds: Feed,
-    count: jax.Array,
-    data: Data,
-) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
-    """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
-    problem = parametrize(program.problem, inputs.scales)
-    inside = {name: program.observables[name] for name in memories}
-
-    def measure(
-        state: State, memories: dict[str, Memory], loss: jax.Array
-    ) -> tuple[dict[str, Memory], Values]:
-        updated, values = {}, {"batch_loss": loss}
-        for name, observable in inside.items():
-            updated[name], new = _observe(observable, state, memories[name])
-            values |= _named(name, new)
-        return updated, values
-
-    def step(carry: Carry, memories: Any, i: jax.Array) -> tuple[Carry, Any, Values]:
-        feed = jax.tree.map(lambda array: array[i], feeds)
-        examples = _examples(data, feed)
-        evaluation, gradient = loss_and_gradient(
-            problem, carry.params, examples, program.microbatch
-        )
-        state = _state(program, inputs, carry, feed, data, evaluation, gradient)
-        memories, values = measure(state, memories, evaluation.loss)
-        finite = jnp.isfinite(evaluation.loss)
-        ended = ~finite | _met(inputs.stop, values)
-        carry = carry._replace(rate=feed.rate)
-        stepped = _update(program, inputs, carry, feed.rate, gradient)
-        carry = trees.select(ended, carry, stepped)
-        ended |= carry.step >= inputs.horizon
-        return carry._replace(ended=ended, finite=finite), memories, values
-
-    def body(loop: Any) -> Any:
-        i, carry, memories, columns = loop
-        carry, memories, values = step(carry, memories, i)
-        columns = {name: columns[name].at[i].set(value) for name, value in values.items()}
-        return i + 1, carry, memories, columns
-
-    def goes_on(loop: Any) -> jax.Array:
-        return (loop[0] < count) & ~loop[1].ended
-
-    shapes = jax.eval_shape(step, carry, memories, jnp.int32(0))[2]
-    columns = {k: jnp.zeros((program.capacity, *s.shape), s.dtype) for k, s in shapes.items()}
-    rows, carry, memories, columns = lax.while_loop(
-        goes_on, body, (jnp.int32(0), carry, memories, columns)
-    )
-    return carry, memories, columns, rows, _copy(carry.ended)
-
-
-def _memory(
-    program: Program, name: str, inputs: Inputs, carry: Carry, feed: Feed, data: Data
-) -> Memory:
-    """An observable's memory for one member."""
-    return program.observables[name].init(_state(program, inputs, carry, feed, data))
-
-
-def _measure(
-    program: Program,
-    name: str,
-    memory: Memory,
-    inputs: Inputs,
-    carry: Carry,
-    feed: Feed,
-    last: jax.Array,
-    data: Data,
-) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """One observable of one member between chunks; whether it was measured; whether it has ended.
-
-    A member that has ended is measured once more, at the ``last`` call, and its memory rests until
-    then: what is recorded of it does not depend on how long the others go on. The step and a second
-    copy of ``ended`` are for the host. ``feed`` is that of the step that comes next; who takes none
-    is measured at the rate of its last one.
-    """
-    feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
-    state = _state(program, inputs, carry, feed, data)
-
-    def measure(memory: Memory) -> tuple[Memory, Values]:
-        return _observe(program.observables[name], state, memory)
-
-    shapes = jax.eval_shape(measure, memory)[1]
-    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    measured = last | ~carry.ended
-    memory, values = when(measured, lambda loop: measure(loop[0]), (memory, nothing))
-    values = _named(name, values)
-    ended = carry.ended | (measured & _met(inputs.stop, values))
-    return memory, values, measured, _copy(carry.step), ended, _copy(ended)
-
-
-def _first_feed(program: Program, inputs: Inputs) -> Feed:
-    indices = None if program.batch_size is None else jnp.arange(program.batch_size)
-    return Feed(inputs.hyperparameters["learning_rate"], indices)
-
-
-def state_shapes(
-    program: Program, inputs: Inputs, data: Data, feed: Feed
-) -> tuple[Carry, dict[str, Memory]]:
-    """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
-    run = compiled(program)
-    carry = jax.eval_shape(run.start, (), (inputs, None))
-    memories = {
-        name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
-    }
-    return carry, memories
-
-
-def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
-    """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
-    carry = _start(program, inputs, None)
-    return _state(program, inputs, carry, _first_feed(program, inputs), data)
-
-
-def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
-    """Start one member, take a step and measure every observable once: to trace, not to run.
-
-    A ValueError of an observable is raised with its name.
-    """
-    state = initial_state(program, inputs, data)
-    feed = _first_feed(program, inputs)
-    _, gradient = loss_and_gradient(state.problem, state.params, state.batch, program.microbatch)
-    carry = _update(program, inputs, _start(program, inputs, None), feed.rate, gradient)
-    state = _state(program, inputs, carry, feed, data)
-    values = {}
-    for name, observable in program.observables.items():
-        try:
-            _, values[name] = _observe(observable, state, observable.init(state))
-        except ValueError as error:
-            raise ValueError(f"observables.{name}: {error}") from error
-    return values
-
-
-def _copy(flag: jax.Array) -> jax.Array:
-    """A buffer of its own, to be fetched after the carry has been donated to the next chunk."""
-    return lax.optimization_barrier(flag)
 
 
 def _over_members(f: Callable[..., Any], mode: Mode, name: str) -> Callable[..., Any]:
@@ -396,17 +89,29 @@ def compiled(program: Program) -> Compiled:
     """Jit the program's functions (nothing compiles before the first call)."""
     mode = program.mode
     return Compiled(
-        start=_over_members(partial(_start, program), mode, "start"),
+        start=_over_members(partial(member.start, program), mode, "start"),
         memory={
-            name: _over_members(partial(_memory, program, name), mode, f"init_{name}")
+            name: _over_members(partial(member.memory, program, name), mode, f"init_{name}")
             for name in program.observables
         },
         measure={
-            name: _over_members(partial(_measure, program, name), mode, f"measure_{name}")
+            name: _over_members(partial(member.measure, program, name), mode, f"measure_{name}")
             for name in program.observables
         },
-        chunk=_over_members(partial(_chunk, program), mode, TRAINING_PROGRAM),
+        chunk=_over_members(partial(member.chunk, program), mode, TRAINING_PROGRAM),
     )
+
+
+def state_shapes(
+    program: Program, inputs: Inputs, data: Data, feed: Feed
+) -> tuple[Carry, dict[str, Memory]]:
+    """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
+    run = compiled(program)
+    carry = jax.eval_shape(run.start, (), (inputs, None))
+    memories = {
+        name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
+    }
+    return carry, memories
 
 
 def marks(every: Mapping[str, int], horizon: int, capacity: int) -> list[int]:

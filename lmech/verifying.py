@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lmech import engine, losses, optimizers, paths
+from lmech import engine, losses, member, optimizers, paths
 from lmech.datasets import Data
 from lmech.datasets.chebyshev import chebyshev
 from lmech.models.mlp import MLP
@@ -83,7 +83,7 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
     Each member ends at its own horizon: leaves [len(steps), …] are w at those steps.
     """
     members = len(steps)
-    program = engine.Program(
+    program = member.Program(
         problem=golden_problem(),
         optimizer=optimizers.optimizer(optax.sgd),
         observables={},
@@ -94,12 +94,12 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
         mode="map",
     )
     params = golden_params(theta)
-    inputs = engine.Inputs(
+    inputs = member.Inputs(
         seeds=_repeated(dict.fromkeys(STREAMS, 0), members, "uint32"),
         hyperparameters=_repeated({"learning_rate": rate}, members, "float64"),
         scales=_repeated(standard()(params), members, "float64"),
         horizon=np.asarray(steps, "int32"),
-        stop=engine.Stop(*_repeated((-np.inf, np.inf), members, "float64")),
+        stop=member.Stop(*_repeated((-np.inf, np.inf), members, "float64")),
     )
 
     def rates(at: np.ndarray) -> np.ndarray:
@@ -123,8 +123,8 @@ def _along(run: dict[str, Any], theta: list[float]) -> Iterator[Row]:
     """Loss, gradient norm and top three Hessian eigenvalues at the run's steps."""
     ends = descend(theta, run["lr"], [int(step) for step in run["steps"]])
     measure = jax.jit(loss_gradient_hessian)
-    for member, (step, gold) in enumerate(run["steps"].items()):
-        loss, norm, hessian = measure(jax.tree.map(lambda leaf, m=member: leaf[m], ends))
+    for place, (step, gold) in enumerate(run["steps"].items()):
+        loss, norm, hessian = measure(jax.tree.map(lambda leaf, i=place: leaf[i], ends))
         yield Row(f"loss, step {step}", gold["loss"], float(loss))
         yield Row(f"‖∇L‖, step {step}", gold["grad_norm"], float(norm))
         for k, (value, ours) in enumerate(

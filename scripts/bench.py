@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from lmech import building, config, engine, losses, planning
+from lmech import building, config, engine, losses, member, planning
 from lmech.datasets import Data, Examples
 from lmech.models.mlp import MLP
 from lmech.numerics import curvature
@@ -79,8 +79,8 @@ def ours(data: Data) -> tuple[Call, Call]:
     run = engine.compiled(batch.program)
     inputs, data = jax.device_put((batch.inputs, batch.data))
     carry = run.start((), (inputs, None))
-    feeds = engine.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)
-    now = engine.Feed(feeds.rate[:, 0], None)
+    feeds = member.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)
+    now = member.Feed(feeds.rate[:, 0], None)
     memory = {name: run.memory[name]((), (inputs, carry, now), data) for name in run.memory}
 
     def chunk() -> object:

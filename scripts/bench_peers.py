@@ -45,7 +45,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 
-from lmech import building, config, engine, planning
+from lmech import building, config, member, planning
 from lmech.datasets import Data, Examples
 from lmech.numerics.precision import numerics
 from lmech.observables.curvature import sharpness
@@ -144,12 +144,12 @@ def build(name: str) -> tuple[Bench, Data]:
     batch = building.build([config.resolve(config.compose(list(OVERRIDES)))])
     inputs = jax.device_put(jax.tree.map(lambda leaf: leaf[0], batch.inputs))
     on_device = jax.device_put(batch.data)
-    state = engine.initial_state(batch.program, inputs, on_device)
+    state = member.initial_state(batch.program, inputs, on_device)
     first, unravel = ravel_pytree(state.params)
     problem, observable = state.problem, sharpness()
 
     def at(w: jax.Array, step: Any, inputs: Any, data: Data) -> Any:
-        state = engine.initial_state(batch.program, inputs, data)
+        state = member.initial_state(batch.program, inputs, data)
         return state._replace(params=unravel(w), step=jnp.asarray(step, jnp.int32))
 
     def flat_gradient(w: jax.Array, data: Data) -> tuple[jax.Array, jax.Array]:

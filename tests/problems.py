@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmech import building, config, engine
+from lmech import building, config, engine, member
 from lmech.config import Config
 from lmech.engine import End
 from lmech.numerics import krylov
@@ -43,7 +43,7 @@ def state(*overrides: str) -> State:
     """What an observable sees of the job ``job(*overrides)`` at step 0."""
     batch = building.build([job(*overrides)])
     inputs = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0]), batch.inputs)
-    return engine.initial_state(batch.program, inputs, jax.device_put(batch.data))
+    return member.initial_state(batch.program, inputs, jax.device_put(batch.data))
 
 
 def measured(observable: Observable, state: State, times: int = 1) -> dict[str, np.ndarray]:

@@ -9,21 +9,21 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from problems import column, job, train
 
-from lmech import building, engine, running
+from lmech import building, engine, member, running
 from lmech.problem import loss_and_gradient
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def weights(end, member):
-    return np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[member], end.params))[0])
+def weights(end, place):
+    return np.asarray(ravel_pytree(jax.tree.map(lambda leaf: leaf[place], end.params))[0])
 
 
 def test_gradient_descent_is_the_written_out_recursion():
     config = job("precision=float64", "steps=5", "optimizer.learning_rate=0.3")
     batch = building.build([config])
-    member = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
-    params = engine._start(batch.program, member, None).params
+    inputs = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
+    params = member.start(batch.program, inputs, None).params
     losses = []
     for _ in range(5):
         evaluation, gradient = loss_and_gradient(
@@ -50,18 +50,18 @@ def test_a_map_member_is_bit_for_bit_the_single_run():
         job(f"optimizer.learning_rate={rate}", f"seed={i}") for i, rate in enumerate((0.1, 0.3))
     ]
     recorder, end = train(configs, mode="map")
-    for member, config in enumerate(configs):
+    for place, config in enumerate(configs):
         alone, alone_end = train([config], mode="map")
-        assert weights(end, member).tobytes() == weights(alone_end, 0).tobytes()
-        assert recorder.table(member).equals(alone.table(0))
+        assert weights(end, place).tobytes() == weights(alone_end, 0).tobytes()
+        assert recorder.table(place).equals(alone.table(0))
 
 
 def test_a_vmap_member_is_the_single_run_up_to_rounding():
     configs = [job(f"optimizer.learning_rate={rate}") for rate in (0.1, 0.3)]
     side_by_side, _ = train(configs, mode="vmap")
-    for member, config in enumerate(configs):
+    for place, config in enumerate(configs):
         alone, _ = train([config], mode="map")
-        ours, single = column(side_by_side, member, "train_loss"), column(alone, 0, "train_loss")
+        ours, single = column(side_by_side, place, "train_loss"), column(alone, 0, "train_loss")
         np.testing.assert_allclose(list(ours.values()), list(single.values()), rtol=1e-5)
 
 
@@ -191,8 +191,8 @@ def test_every_optimizer_preset_trains_as_optax_alone_does(preset):
         else getattr(optax, config["optimizer"]["_target_"].split(".")[-1])
     )
     transformation = factory(**node)
-    member = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
-    params = engine._start(batch.program, member, None).params
+    inputs = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
+    params = member.start(batch.program, inputs, None).params
     state = transformation.init(params)
     for _ in range(4):
         _, gradient = loss_and_gradient(batch.program.problem, params, batch.data.train, None)
@@ -206,8 +206,8 @@ def lowered(config):
     batch = building.build([config])
     run = engine.compiled(batch.program)
     carry = run.start((), (batch.inputs, None))
-    feeds = engine.Feed(batch.rates(np.arange(batch.program.capacity)), None)
-    now = engine.Feed(feeds.rate[:, 0], None)
+    feeds = member.Feed(batch.rates(np.arange(batch.program.capacity)), None)
+    now = member.Feed(feeds.rate[:, 0], None)
     memories = {n: f((), (batch.inputs, carry, now), batch.data) for n, f in run.memory.items()}
     inside = {n: m for n, m in memories.items() if batch.program.every[n] == 1}
     arguments = ((carry, inside), (batch.inputs, feeds), 3, batch.data)

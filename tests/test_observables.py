@@ -16,7 +16,7 @@ import pytest
 from hydra.utils import get_method
 from problems import column, job, train
 
-from lmech import building, config, engine, planning
+from lmech import building, config, member, planning
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -94,7 +94,7 @@ def lowered(presets):
     """The text of a float32 program that measures them."""
     batch = building.build([watched(["loss", *presets])])
     inputs = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0]), batch.inputs)
-    first = partial(engine.first_measurements, batch.program)
+    first = partial(member.first_measurements, batch.program)
     return jax.jit(first).lower(inputs, batch.data).as_text()
 
 
