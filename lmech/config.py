@@ -278,11 +278,6 @@ class Template:
         return result
 
 
-def template(overrides: Sequence[str]) -> Template:
-    """Of the config with these overrides. Raises ConfigError."""
-    return Template(compose(overrides))
-
-
 def select(config: Config, key: str) -> Any:
     """The value of a dotted key, None where there is none."""
     node: Any = config
@@ -373,12 +368,15 @@ def check(key: str, value: Any, kind: Any) -> Any:
         raise ConfigError(f"{key}={value}: {problem['msg'].lower()}{hint}") from None
 
 
-@cache
 def _adapter(kind: Any) -> TypeAdapter[Any] | None:
+    """None for an annotation that pydantic cannot check."""
     try:
-        return TypeAdapter(kind)
+        return _cached_adapter(kind)
     except Exception:
         return None
+
+
+_cached_adapter = cache(TypeAdapter)
 
 
 def _choices(kind: Any) -> list[str]:

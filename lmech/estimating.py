@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
+@cache
 def speed(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
     """Floating-point operations a second of a square matrix product, at its best here."""
     a = jnp.ones((size, size), dtype)

@@ -32,16 +32,22 @@ def held(path: Path) -> Iterator[bool]:
     finally:
         done.set()
         heart.join()
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.read_text(encoding="utf-8") == _holder():  # else it was taken for dead
+                path.unlink()
 
 
 def _take(path: Path) -> bool:
     try:
         with path.open("x", encoding="utf-8") as file:
-            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            file.write(_holder())
     except FileExistsError:
         return False
     return True
+
+
+def _holder() -> str:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
 
 
 def _beat(path: Path, done: threading.Event) -> None:

@@ -132,7 +132,12 @@ def job_id(config: Config) -> str:
 
 def whole_id(job: Job) -> str:
     """Identity of a job's files: of its training, and of each observable."""
-    return digest([job.id, observable_ids(job.config), job.config["execution"]])
+    return digest([job.id, observable_ids(job.config), _execution(job.config)])
+
+
+def _execution(config: Config) -> dict[str, Any]:
+    """What of the way to run is a part of the program; how often it saves is not."""
+    return {key: config["execution"][key] for key in ("mode", "chunk")}
 
 
 def observable_ids(config: Config) -> dict[str, str]:
@@ -150,8 +155,7 @@ def program_key(config: Config) -> str:
     """Equal for jobs that share a compiled program: the config without the program's inputs."""
     rates = {k: "input" if isinstance(v, float) else v for k, v in config["optimizer"].items()}
     static = {key: config[key] for key in SCIENCE if key not in INPUTS}
-    execution = {key: config["execution"][key] for key in ("mode", "chunk")}
-    extra = {"observables": config["observables"], "execution": execution}
+    extra = {"observables": config["observables"], "execution": _execution(config)}
     return _canonical({**static, **extra, "optimizer": rates})
 
 
@@ -185,7 +189,7 @@ def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
 
     @cache
     def template(choice: tuple[str, ...]) -> configs.Template:
-        return configs.template([*overrides, *choice])
+        return configs.Template(configs.compose([*overrides, *choice]))
 
     def composed(setting: sweeps.Setting) -> Config:
         chosen = [key for key in setting if key in configs.groups() or key.endswith("_target_")]

@@ -4,8 +4,8 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,9 +93,10 @@ def run_sweep(
     started = time.monotonic()
     run = Run(target, record, Due(jobs[0].config["execution"]["save_every"]))
     logger = instantiate(jobs[0].config["logger"])()
-    with count_compilations() as compilations, logger as show, listening(run.due):
+    free = closing(_free(run, groups))  # an exception lets go of the lock at once
+    with count_compilations() as compilations, logger as show, listening(run.due), free as held:
         follow = _harmless(show)
-        for number, group in _free(run, groups):
+        for number, group in held:
             if all(planning.finished(target / job.id, job) for job in group):
                 continue  # by another process, meanwhile
             place = partial(Progress, number, len(groups), len(group))
@@ -175,7 +176,7 @@ Group = Sequence[Job]
 Reasons = dict[str, str]  # job id → why it failed
 
 
-def _free(run: Run, groups: Sequence[Group]) -> Iterator[tuple[int, Group]]:
+def _free(run: Run, groups: Sequence[Group]) -> Generator[tuple[int, Group], None, None]:
     """The groups by number, each held while it is worked on; others' are waited for."""
     waiting = list(enumerate(groups))
     while waiting:
@@ -192,7 +193,7 @@ def _free(run: Run, groups: Sequence[Group]) -> Iterator[tuple[int, Group]]:
 
 
 def _guarded(
-    run: Run, group: Sequence[Job], show: Callable[..., None], begun: Checkpoint | None = None
+    run: Run, group: Group, show: Callable[..., None], begun: Checkpoint | None = None
 ) -> tuple[dict[str, str], Reasons]:
     """Run a batch; if it raises, its halves, until the guilty jobs stand alone.
 
@@ -201,14 +202,12 @@ def _guarded(
     """
     try:
         return _run_batch(run, group, show, begun), {}
-    except (StoppedError, checkpoints.DamageError) as error:
-        if isinstance(error, StoppedError):
-            raise
-        return _failed(run, group, error)
+    except StoppedError:
+        raise
     except Exception as error:
-        if len(group) == 1:
+        if len(group) == 1 or isinstance(error, checkpoints.DamageError):
             return _failed(run, group, error)
-        kept = _kept(run, group) or begun
+        kept = _kept(run, group, _built(group)) or begun
     half = len(group) // 2
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
@@ -221,7 +220,7 @@ def _guarded(
     return statuses, reasons
 
 
-def _failed(run: Run, group: Sequence[Job], error: Exception) -> tuple[dict[str, str], Reasons]:
+def _failed(run: Run, group: Group, error: Exception) -> tuple[dict[str, str], Reasons]:
     for job in group:
         folder = run.target / job.id
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,20 +233,23 @@ def _failed(run: Run, group: Sequence[Job], error: Exception) -> tuple[dict[str,
     return {job.id: "failed" for job in group}, {job.id: reason for job in group}
 
 
-def _place(run: Run, group: Sequence[Job]) -> Path:
+def _place(run: Run, group: Group) -> Path:
     """The batch's folder while it runs."""
     return run.target / "batches" / planning.digest([planning.whole_id(job) for job in group])
 
 
-def _kept(run: Run, group: Sequence[Job]) -> Checkpoint | None:
+def _kept(run: Run, group: Group, batch: building.Batch) -> Checkpoint | None:
     """The batch's last state on disk."""
     if not (_place(run, group) / checkpoints.STATE).is_file():
         return None
-    configs = [job.config for job in group]
-    with numerics(configs[0]["precision"]["matmul"]):
-        batch = building.build(configs)
+    with numerics():
         shapes = engine.state_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
     return checkpoints.read(_place(run, group), shapes)
+
+
+def _built(group: Group) -> building.Batch:
+    with numerics():
+        return building.build([job.config for job in group])
 
 
 def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -276,15 +278,14 @@ def _write_config(job_folder: Path, job: Job) -> None:
 
 
 def _run_batch(
-    run: Run, group: Sequence[Job], show: Callable[..., None], begun: Checkpoint | None
+    run: Run, group: Group, show: Callable[..., None], begun: Checkpoint | None
 ) -> dict[str, str]:
     """Train a batch and write its jobs' files: from its last state, or ``begun``, or step 0."""
-    configs = [job.config for job in group]
-    horizon = max(config["steps"] for config in configs)
-    kept = _kept(run, group) or begun
+    horizon = max(job.config["steps"] for job in group)
+    batch = _built(group)
+    kept = _kept(run, group, batch) or begun
     recorder, fresh = Recorder(len(group)), list(kept.records if kept and not kept.parts else [])
-    with numerics(configs[0]["precision"]["matmul"]):
-        batch = building.build(configs)
+    with numerics(group[0].config["precision"]["matmul"]):
         for old in kept.records if kept else []:
             recorder.add(old)
         resumed = _resumption(kept, run.record)

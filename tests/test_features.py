@@ -151,22 +151,26 @@ def test_logits_of_real_targets_have_no_label_and_a_single_one_no_gap():
     np.testing.assert_allclose(values["norm"], np.sqrt(4.5))
 
 
+def rank_of(matrix):
+    return numerics.effective_rank(jnp.linalg.svd(matrix, compute_uv=False))
+
+
 def test_the_effective_rank_is_one_of_parallel_rows_and_the_dimension_of_an_isometry():
     rng = np.random.default_rng(0)
     line = jnp.asarray(np.outer(rng.normal(size=9), rng.normal(size=5)))
     orthonormal = jnp.asarray(np.linalg.qr(rng.normal(size=(9, 5)))[0])
-    np.testing.assert_allclose(numerics.effective_rank(line), 1)
-    np.testing.assert_allclose(numerics.effective_rank(7 * orthonormal), 5)
+    np.testing.assert_allclose(rank_of(line), 1)
+    np.testing.assert_allclose(rank_of(7 * orthonormal), 5)
     p = np.asarray([0.75, 0.25])
-    found = numerics.effective_rank(jnp.diag(jnp.asarray([3.0, 1, 0])))
+    found = rank_of(jnp.diag(jnp.asarray([3.0, 1, 0])))
     np.testing.assert_allclose(found, np.exp(-(p @ np.log(p))))
 
 
 def test_the_effective_rank_in_float32_is_not_drowned_in_rounding():
     rng = np.random.default_rng(1)
     flat = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 64))
-    exact = numerics.effective_rank(jnp.asarray(flat))
-    found = numerics.effective_rank(numerics.triangular(jnp.asarray(flat, jnp.float32)))
+    exact = rank_of(jnp.asarray(flat))
+    found = rank_of(numerics.triangular(jnp.asarray(flat, jnp.float32)))
     np.testing.assert_allclose(found, exact, rtol=1e-4)
 
 

@@ -11,7 +11,7 @@ from problems import block_krylov, column, job, measured, state, train
 
 from lmech.config import ConfigError
 from lmech.models.mlp import mlp
-from lmech.numerics import kernels
+from lmech.numerics import features, kernels
 from lmech.numerics.precision import numerics
 from lmech.observables import training_examples
 from lmech.observables.kernel import cka, ntk, ntk_eigenvalues
@@ -209,9 +209,9 @@ def test_the_distance_sees_the_shape_of_a_kernel_and_the_change_its_size_too():
 
 def test_the_effective_rank_counts_equal_eigenvalues_and_ignores_zeros():
     for values, rank in (([2.0] * 5, 5), ([3.0, 3.0, 0.0, -1e-17], 2), ([1.0, 0.0], 1)):
-        np.testing.assert_allclose(kernels.effective_rank(jnp.asarray(values)), rank)
+        np.testing.assert_allclose(features.effective_rank(jnp.asarray(values)), rank)
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    np.testing.assert_allclose(kernels.effective_rank(jnp.asarray([6.0, 2.0])), np.exp(entropy))
+    np.testing.assert_allclose(features.effective_rank(jnp.asarray([6.0, 2.0])), np.exp(entropy))
 
 
 def test_cka_is_one_with_itself_and_blind_to_rotation_scale_and_shift():
@@ -241,7 +241,7 @@ def test_the_columns_at_the_start_are_those_of_the_dense_kernel(family, reductio
     np.testing.assert_allclose(values["alignment"], cosine(K, target))
     np.testing.assert_allclose(values["alignment_centered"], kernels.centered_alignment(K, Y))
     np.testing.assert_allclose(
-        values["effective_rank"], kernels.effective_rank(jnp.asarray(eigenvalues))
+        values["effective_rank"], features.effective_rank(jnp.asarray(eigenvalues))
     )
     np.testing.assert_allclose([values["distance"], values["change"]], 0, atol=1e-14)
     assert np.isnan(values["velocity"])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lmech.numerics import trees
+
 Tree = Any
 
 
@@ -19,13 +21,11 @@ def in_microbatches(f: Callable[[Tree], Tree], examples: Tree, size: int | None)
     n = jax.tree.leaves(examples)[0].shape[0]
     if size is None or size >= n:
         return f(examples)
-    full = n // size
-    head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), examples)
+    head, rest = trees.split(examples, size)
     found = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), lax.map(f, head))
-    if full * size == n:
+    if rest is None:
         return found
-    rest = f(jax.tree.map(lambda a: a[full * size :], examples))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, rest)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, f(rest))
 
 
 def triangular(features: jax.Array) -> jax.Array:
@@ -37,13 +37,14 @@ def triangular(features: jax.Array) -> jax.Array:
     return jnp.linalg.qr(features.reshape(-1, features.shape[-1]), mode="r")
 
 
-def effective_rank(matrix: jax.Array) -> jax.Array:
-    """exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σσ: between 1 and the rank (Roy & Vetterli 2007).
+def effective_rank(spectrum: jax.Array) -> jax.Array:
+    """exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σσ: between 1 and their number (Roy & Vetterli 2007).
 
-    Not a number for a matrix of zeros.
+    Of singular values, or of the eigenvalues of a positive semidefinite matrix, of which negative
+    ones are rounding and count as 0. Not a number if all are 0.
     """
-    sigma = jnp.linalg.svd(matrix, compute_uv=False)
-    return jnp.exp(jax.scipy.special.entr(sigma / sigma.sum()).sum())
+    positive = jnp.maximum(spectrum, 0)
+    return jnp.exp(jax.scipy.special.entr(positive / positive.sum()).sum())
 
 
 def neural_collapse(

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import entr
 
 from lmech.numerics import trees
 from lmech.numerics.features import in_microbatches
@@ -240,16 +239,6 @@ def kernel_distance(K: jax.Array, L: jax.Array) -> jax.Array:
 def relative_change(K: jax.Array, K0: jax.Array) -> jax.Array:
     """‖K − K₀‖_F / ‖K₀‖_F."""
     return jnp.linalg.norm(K - K0) / jnp.linalg.norm(K0)
-
-
-def effective_rank(eigenvalues: jax.Array) -> jax.Array:
-    """exp(−Σ p log p), p the eigenvalues over their sum: between 1 and their number.
-
-    Of a positive semidefinite matrix, so negative eigenvalues are rounding and count as 0 (Roy &
-    Vetterli 2007, "The effective rank").
-    """
-    positive = jnp.maximum(eigenvalues, 0)
-    return jnp.exp(entr(positive / positive.sum()).sum())
 
 
 def centered_gram(features: jax.Array) -> jax.Array:

@@ -110,6 +110,21 @@ def follow(
     return track, pairs, products
 
 
+def columns(track: Track, pairs: Ritz, products: jax.Array, policy: Policy) -> dict[str, jax.Array]:
+    """What a measurement says, by column; "" is θ₁."""
+    values = {
+        "": pairs.values[0],
+        "eigenvalues": pairs.values,
+        "residual": pairs.residuals[0],
+        "residuals": pairs.residuals,
+        "gap": pairs.gap,
+        "products": products,
+    }
+    if policy.check_every is not None:
+        values |= {"checks": track.checks, "misses": track.misses}
+    return values
+
+
 def _tightened(operator: Operator, at: Progress) -> Progress:
     """One product, of the first pair's residual."""
     residual, _ = krylov.first_residual(at.space)

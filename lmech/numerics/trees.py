@@ -43,6 +43,15 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
     }
 
 
+def split(examples: Tree, size: int) -> tuple[Tree, Tree | None]:
+    """Microbatches of ``size`` examples, stacked [B, size, …], and what is left over (or None)."""
+    n = jax.tree.leaves(examples)[0].shape[0]
+    full = n // size
+    head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), examples)
+    rest = jax.tree.map(lambda a: a[full * size :], examples)
+    return head, None if full * size == n else rest
+
+
 def accumulate(f: Callable[[Tree], Tree], examples: Tree, size: int | None) -> Tree:
     """Sum of ``f`` over microbatches of at most ``size`` examples.
 
@@ -53,11 +62,8 @@ def accumulate(f: Callable[[Tree], Tree], examples: Tree, size: int | None) -> T
     n = jax.tree.leaves(examples)[0].shape[0]
     if size is None or size >= n:
         return f(examples)
-    full = n // size
-    head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), examples)
+    head, rest = split(examples, size)
     shapes = jax.eval_shape(f, jax.tree.map(lambda a: a[0], head))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, _ = lax.scan(lambda total, batch: (add(total, f(batch)), None), zeros, head)
-    if full * size == n:
-        return total
-    return add(total, f(jax.tree.map(lambda a: a[full * size :], examples)))
+    return total if rest is None else add(total, f(rest))

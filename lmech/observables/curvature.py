@@ -42,20 +42,6 @@ def _follow(
     return tracking.follow(operator, jax.random.fold_in(key, state.step + 1), track, policy)
 
 
-def _columns(pairs: Ritz, track: Track, products: jax.Array, policy: Policy) -> Values:
-    values = {
-        "": pairs.values[0],
-        "eigenvalues": pairs.values,
-        "residual": pairs.residuals[0],
-        "residuals": pairs.residuals,
-        "gap": pairs.gap,
-        "products": products,
-    }
-    if policy.check_every is not None:
-        values |= {"checks": track.checks, "misses": track.misses}
-    return values
-
-
 def sharpness(
     matrix: Matrix = "hessian",
     end: End = "largest",
@@ -89,7 +75,7 @@ def sharpness(
 
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
         track, pairs, products = _follow(operator(state), state, track, policy)
-        values = _columns(pairs, track, products, policy)
+        values = tracking.columns(track, pairs, products, policy)
         if end == "smallest":
             values |= {"": -values[""], "eigenvalues": -values["eigenvalues"]}
         return track, values
@@ -139,7 +125,7 @@ def effective_sharpness(
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
         chosen, threshold = operator(state)
         track, pairs, products = _follow(chosen, state, track, policy)
-        values = _columns(pairs, track, products, policy)
+        values = tracking.columns(track, pairs, products, policy)
         effective = {"": values[""] / threshold, "eigenvalue": values[""], "threshold": threshold}
         return track, values | effective
 

@@ -182,7 +182,9 @@ def effective_rank(examples: Count | None = None, microbatch: Count | None = Non
         x = probes(state, examples).x
         found = features.in_microbatches(factors, x, microbatch or state.microbatch)
         return {
-            layer.replace("/", "_"): features.effective_rank(features.triangular(factor))
+            layer.replace("/", "_"): features.effective_rank(
+                jnp.linalg.svd(features.triangular(factor), compute_uv=False)
+            )
             for layer, factor in found.items()
         }
 

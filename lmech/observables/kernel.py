@@ -9,7 +9,7 @@ from annotated_types import Ge
 from lmech import seeds
 from lmech.datasets import Examples
 from lmech.losses import targets
-from lmech.numerics import kernels, tracking
+from lmech.numerics import features, kernels, tracking
 from lmech.numerics.kernels import Reduction
 from lmech.numerics.krylov import Operator
 from lmech.numerics.tracking import Policy
@@ -87,7 +87,7 @@ def ntk(
             "": eigenvalues[0],
             "spectrum": eigenvalues[:k],
             "trace": jnp.trace(K) / len(x),
-            "effective_rank": kernels.effective_rank(eigenvalues),
+            "effective_rank": features.effective_rank(eigenvalues),
             "alignment": kernels.alignment(K, Y),
             "alignment_centered": kernels.centered_alignment(K, Y),
             "distance": kernels.kernel_distance(K, memory.first),
@@ -112,8 +112,9 @@ def ntk_eigenvalues(
     measurement costs k + ``extensions`` products, each a backward and a forward pass over the
     examples; ``check_every`` so many measurements comes a run from a random vector.
 
-    Columns: λ₁, ``eigenvalues`` [k] in descending order, ``residual`` ‖Θv/N − θv‖ of the first
-    pair, ``gap`` λ₁ − λ₂, ``products`` spent. λ₁ is a lower bound, at most ‖r‖²/gap below the
+    Columns: λ₁, ``eigenvalues`` [k] in descending order, ``residuals`` ‖Θv/N − θv‖ [k] and
+    ``residual``, the first of them, ``gap`` λ₁ − λ₂, ``products`` spent, and with ``check_every``
+    the ``checks`` and ``misses`` of ``sharpness``. λ₁ is a lower bound, at most ‖r‖²/gap below the
     eigenvalue that it approximates. ``microbatch`` (examples) bounds the memory.
 
     Raises ValueError if there are fewer examples, none, or if k exceeds N·C.
@@ -139,13 +140,7 @@ def ntk_eigenvalues(
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
         key = jax.random.fold_in(seeds.key(state.seeds, "probes"), state.step + 1)
         track, pairs, products = tracking.follow(operator(state), key, track, policy)
-        return track, {
-            "": pairs.values[0],
-            "eigenvalues": pairs.values,
-            "residual": pairs.residuals[0],
-            "gap": pairs.gap,
-            "products": products,
-        }
+        return track, tracking.columns(track, pairs, products, policy)
 
     return Observable(init, measure)
 

@@ -53,15 +53,8 @@ def trace(
 
     ``samples: null`` sums the exact diagonal. Divided by the parameters it is the mean eigenvalue.
     """
-
-    def measure(state: State) -> Values:
-        operator = matrices.operator(state, matrix, examples, microbatch)
-        if samples is None:
-            return {"": jnp.trace(_dense(operator, state))}
-        mean, error = _estimate(operator, state, stochtrace.monte_carlo_trace(), samples)
-        return {"": mean, "error": error}
-
-    return memoryless(measure)
+    integrand = stochtrace.monte_carlo_trace()
+    return _number(jnp.trace, integrand, samples, matrix, examples, microbatch)
 
 
 def frobenius(
@@ -71,12 +64,25 @@ def frobenius(
     microbatch: Count | None = None,
 ) -> Observable:
     """‖M‖_F² = Σλ² = E‖Mv‖² over random signs v; column ``error``: its standard error."""
+    integrand = stochtrace.monte_carlo_frobeniusnorm_squared()
+    exact = lambda M: jnp.square(M).sum()  # noqa: E731
+    return _number(exact, integrand, samples, matrix, examples, microbatch)
+
+
+def _number(
+    exact: Callable[[jax.Array], jax.Array],
+    integrand: Integrand,
+    samples: int | None,
+    matrix: Matrix,
+    examples: int | None,
+    microbatch: int | None,
+) -> Observable:
+    """A number of the matrix: of all of it, or a mean over samples and its standard error."""
 
     def measure(state: State) -> Values:
         operator = matrices.operator(state, matrix, examples, microbatch)
         if samples is None:
-            return {"": jnp.square(_dense(operator, state)).sum()}
-        integrand = stochtrace.monte_carlo_frobeniusnorm_squared()
+            return {"": exact(_dense(operator, state))}
         mean, error = _estimate(operator, state, integrand, samples)
         return {"": mean, "error": error}
 
