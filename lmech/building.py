@@ -12,7 +12,7 @@ from hydra.utils import get_method, instantiate
 from lmech import datasets, engine, member, optimizers, planning, sampling, seeds
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
-from lmech.member import Feed, Inputs, Program, Stop
+from lmech.member import Feed, Inputs, Mode, Program, Stop
 from lmech.problem import Problem
 
 
@@ -101,9 +101,7 @@ def build_program(config: Config, data: Data, longest: int) -> Program:
         every[name] = node["every"]
         rest = {key: value for key, value in node.items() if key != "every"}
         observables[name] = instantiate(rest)
-    mode = config["execution"]["mode"]
-    if mode == "auto":
-        mode = "map" if jax.default_backend() == "cpu" else "vmap"
+    execution = config["execution"]
     return Program(
         problem=build_problem(config, data),
         optimizer=_optimizer(config),
@@ -111,9 +109,24 @@ def build_program(config: Config, data: Data, longest: int) -> Program:
         every=every,
         batch_size=config["batch_size"],
         microbatch=config["microbatch"],
-        capacity=engine.chunk_capacity(every, longest, config["execution"]["chunk"]),
-        mode=mode,
+        capacity=engine.chunk_capacity(every, longest, execution["chunk"]),
+        mode=usual_mode() if execution["mode"] == "auto" else execution["mode"],
+        devices=_devices(execution["devices"]),
     )
+
+
+def usual_mode() -> Mode:
+    """What is mostly faster: members in turn on a CPU, side by side elsewhere."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def _devices(asked: int | None) -> int:
+    there = jax.device_count()
+    if asked is None:
+        return 1 if jax.default_backend() == "cpu" else there
+    if asked > there:
+        raise ConfigError(f"execution.devices={asked}, but there are {there}")
+    return asked
 
 
 def build_inputs(configs: Sequence[Config], problem: Problem) -> Inputs:
@@ -163,11 +176,12 @@ def minibatches(
     return lambda steps: np.stack([sampling.minibatches(s, steps, examples, size) for s in streams])
 
 
-def build(configs: Sequence[Config]) -> Batch:
-    """Everything the engine takes for jobs of one group."""
+def build(configs: Sequence[Config], program: Program | None = None) -> Batch:
+    """Everything the engine takes for jobs of one group, whose program may be there already."""
     first = configs[0]
     data = load_data(first)
-    program = build_program(first, data, max(config["steps"] for config in configs))
+    if program is None:
+        program = build_program(first, data, max(config["steps"] for config in configs))
     return Batch(
         program=program,
         inputs=build_inputs(configs, program.problem),

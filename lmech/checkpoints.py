@@ -17,8 +17,10 @@ import numpy as np
 
 from lmech.disk import atomically
 from lmech.engine import Record, Saved
+from lmech.numerics import trees
 
 STATE = "state.npz"
+ROWS = ("members", "steps", "valid")
 
 
 class DamageError(ValueError):
@@ -30,43 +32,62 @@ class Checkpoint(NamedTuple):
 
     saved: Saved
     records: list[Record]
-    parts: int
+    parts: range
+    """Numbers of the valid parts; none if the records are in no part of this folder."""
+    ids: list[str]
+    """Identities of the members."""
     execution: dict[str, Any]
     """What the last bits depend on beside the jobs, as it was when this was written."""
 
 
-def of_members(checkpoint: Checkpoint, members: slice) -> Checkpoint:
-    """The same of some of the members."""
+def of_members(checkpoint: Checkpoint, members: Sequence[int], lanes: int) -> Checkpoint:
+    """The same of some of the members, who become 0, 1, …, in so many lanes.
 
-    def chosen(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[members], tree)
-
+    A lane that is left over holds somebody who has ended.
+    """
     saved = checkpoint.saved
-    records = [
-        record._replace(
-            steps=record.steps[members],
-            valid=record.valid[members],
-            columns=chosen(record.columns),
-        )
-        for record in checkpoint.records
-    ]
-    cut = Saved(saved.step, chosen(saved.carry), chosen(saved.memories))
-    return Checkpoint(cut, records, 0, checkpoint.execution)
+    place = {member: lane for lane, member in enumerate(saved.members) if member >= 0}
+    alive = [member for member in members if member in place]
+    chosen = np.asarray([place[member] for member in alive], int)
+    chosen = np.concatenate([chosen, np.zeros(max(0, lanes - len(chosen)), int)])
+    own = np.full(len(chosen), -1)
+    own[: len(alive)] = [members.index(member) for member in alive]
+    ids = [checkpoint.ids[member] for member in members]
+    carry, memories = trees.take((saved.carry, saved.memories), chosen)
+    carry = carry._replace(ended=carry.ended | (own < 0))
+    records = [_of_members(record, members) for record in checkpoint.records]
+    cut = Saved(saved.step, own, carry, memories)
+    none = range(checkpoint.parts.stop, checkpoint.parts.stop)
+    return Checkpoint(cut, records, none, ids, checkpoint.execution)
+
+
+def _of_members(record: Record, members: Sequence[int]) -> Record:
+    lanes = [lane for lane, member in enumerate(record.members) if member in members]
+    return record._replace(
+        members=np.asarray([members.index(record.members[lane]) for lane in lanes], int),
+        steps=record.steps[lanes],
+        valid=record.valid[lanes],
+        columns=trees.take(record.columns, lanes),
+    )
 
 
 def merged(records: Sequence[Record]) -> list[Record]:
-    """The same rows in as few records as there are sets of columns."""
-    sets: dict[tuple[str, ...], list[Record]] = {}
+    """The same rows in as few records as there are sets of columns and of members."""
+    sets: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        sets.setdefault(tuple(record.columns), []).append(record)
+        sets.setdefault((*record.columns, *record.members.tolist()), []).append(record)
     return [
         Record(
+            alike[-1].members,
             np.concatenate([record.steps for record in alike], axis=1),
             np.concatenate([record.valid for record in alike], axis=1),
-            {n: np.concatenate([record.columns[n] for record in alike], axis=1) for n in names},
+            {
+                name: np.concatenate([record.columns[name] for record in alike], axis=1)
+                for name in alike[-1].columns
+            },
             alike[-1].running,
         )
-        for names, alike in sets.items()
+        for alike in sets.values()
     ]
 
 
@@ -88,27 +109,30 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def write(
-    folder: Path, saved: Saved, records: Sequence[Record], parts: int, execution: dict[str, Any]
-) -> int:
-    """Keep the state, and the records since the last one; the number of parts there are now."""
+    folder: Path,
+    saved: Saved,
+    records: Sequence[Record],
+    parts: range,
+    ids: Sequence[str],
+    execution: dict[str, Any],
+) -> range:
+    """Keep the state, and the records since the last one; the parts that there are now."""
     arrays: dict[str, np.ndarray] = {}
     for number, record in enumerate(merged(records)):
-        arrays |= {f"{number}/steps": record.steps, f"{number}/valid": record.valid}
+        arrays |= {f"{number}/{name}": getattr(record, name) for name in ROWS}
         arrays |= {f"{number}/column/{name}": a for name, a in record.columns.items()}
-    _write(_part(folder, parts), arrays)
+    _write(_part(folder, parts.stop), arrays)
+    parts = range(parts.start, parts.stop + 1)
     leaves = jax.tree.leaves((saved.carry, saved.memories))
-    head = json.dumps(
-        {"step": saved.step, "parts": parts + 1, "leaves": len(leaves), "execution": execution}
-    )
-    _write(
-        folder / STATE,
-        {"head": np.asarray(head), **{str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}},
-    )
-    return parts + 1
+    head = {"step": saved.step, "parts": [parts.start, parts.stop], "leaves": len(leaves)}
+    text = json.dumps({**head, "ids": list(ids), "execution": execution})
+    state = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    _write(folder / STATE, {"head": np.asarray(text), "members": saved.members, **state})
+    return parts
 
 
 def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
-    """What the folder holds; ``like`` is a carry and memories of the same shapes.
+    """What the folder holds; ``like`` is a carry and memories of the same shapes but for the lanes.
 
     Raises DamageError, which names the file, for one that cannot be read or does not fit.
     """
@@ -117,17 +141,19 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
         arrays = _read(path)
         head = json.loads(arrays["head"].item())
         leaves = [arrays[str(i)] for i in range(head["leaves"])]
-        records = [r for number in range(head["parts"]) for r in _records(_part(folder, number))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        parts = range(*head["parts"])
+        records = [r for number in parts for r in _records(_part(folder, number))]
+        saved = (head["step"], arrays["members"])
+        ids, execution = head["ids"], head["execution"]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DamageError(
             f"{folder}: its state cannot be read ({error}); delete the folder to start over"
         ) from error
     shapes = jax.tree.leaves(like)
-    if [(a.shape, a.dtype) for a in leaves] != [(s.shape, s.dtype) for s in shapes]:
+    if [(a.shape[1:], a.dtype) for a in leaves] != [(s.shape[1:], s.dtype) for s in shapes]:
         raise DamageError(f"{path} is of another program; delete {folder} to start over")
     carry, memories = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    saved = Saved(head["step"], carry, memories)
-    return Checkpoint(saved, records, head["parts"], head["execution"])
+    return Checkpoint(Saved(*saved, carry, memories), records, parts, ids, execution)
 
 
 def _records(path: Path) -> list[Record]:
@@ -139,7 +165,8 @@ def _records(path: Path) -> list[Record]:
 def _record(arrays: dict[str, np.ndarray], prefix: str) -> Record:
     column = f"{prefix}column/"
     columns = {n.removeprefix(column): a for n, a in arrays.items() if n.startswith(column)}
-    return Record(arrays[f"{prefix}steps"], arrays[f"{prefix}valid"], columns, running=True)
+    members, steps, valid = (arrays[f"{prefix}{name}"] for name in ROWS)
+    return Record(members, steps, valid, columns, running=True)
 
 
 def clear(folder: Path) -> None:

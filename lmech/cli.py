@@ -30,6 +30,7 @@ lmech: a lab bench for learning mechanics
                                          the experiment's own sweep, its claims, figure, report
   lmech plan [--compile] …               what any of the above would run: jobs, programs, time,
                                          memory; starts nothing
+  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
   lmech list [GROUP|keys]                experiments, models, datasets, … or every key
   lmech collect DIR [--to FILE]          results as one table: .parquet or .csv
   lmech verify                           golden numbers beside this machine's
@@ -68,6 +69,7 @@ def _dispatch(words: list[str]) -> int:
     commands = {
         "reproduce": _reproduce,
         "plan": _plan,
+        "resume": _resume,
         "list": _list,
         "collect": _collect,
         "verify": _verify,
@@ -121,6 +123,24 @@ def _reproduce_options(words: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
+HOW = ("rerun", "on_failure", "execution.save_every", "execution.lanes", "execution.compile_cache")
+
+
+def _resume(words: list[str]) -> int:
+    parser = _parser("resume", "Go on with a sweep as its manifest has it; no YAML is read again.")
+    parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
+    parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")
+    options = parser.parse_args(words)
+    for override in config.parse(options.how):
+        if override.key_or_group not in HOW:
+            hint = config.nearest(override.key_or_group, HOW)
+            raise ConfigError(f"{override.key_or_group} is fixed by the manifest{hint}")
+    from lmech import reproducing
+
+    changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
+    return _close(reproducing.resume(options.folder, changes))
+
+
 def _plan(words: list[str]) -> int:
     """Print what the rest of the line would run."""
     if words[:1] in (["-h"], ["--help"]):
@@ -137,7 +157,10 @@ def _plan(words: list[str]) -> int:
         plain = [word for word in rest if word not in ("-m", "--multirun")]
         jobs = planning.expand(*_split(plain, multirun=plain != rest))
     folder = planning.folder(jobs)
-    todo = planning.unfinished(jobs, folder)
+    todo = planning.todo(jobs, folder)
+    if jobs[0].config["rerun"] != "all":
+        taken = planning.elsewhere(todo, folder)
+        todo = [job for job in todo if job.id not in taken]
     groups = planning.group(todo)
     from lmech.estimating import estimate
 

@@ -44,8 +44,14 @@ KEYS: dict[str, Any] = {
     "seeds.probes": Seed | None,
     "stop.train_loss": float | None,
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
-    "execution.mode": Literal["auto", "map", "vmap"],
+    "snapshots": list[Annotated[int, Ge(0)]],
+    "rerun": Literal["missing", "failed", "all"],
+    "on_failure": Literal["continue", "stop"],
+    "execution.mode": Literal["auto", "map", "vmap", "loop"],
+    "execution.lanes": Positive | None,
+    "execution.devices": Positive | None,
     "execution.chunk": Positive,
+    "execution.compile_cache": bool,
     "execution.save_every": Annotated[float, Ge(0)],
     "precision.dtype": Literal["float32", "float64"],
     "precision.matmul": Literal["highest", "high", "default"],
@@ -276,6 +282,13 @@ class Template:
             result = _with(result, key.split("."), self._checked[name])
         _consistent(result)
         return result
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The resolved config with these keys' values (each checked), other keys untouched."""
+    for key, value in values.items():
+        config = _with(config, key.split("."), _checked(config, key, value))
+    return config
 
 
 def select(config: Config, key: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,35 @@ def atomically(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """``target`` becomes ``source``'s files, without a copy of their bytes where links can be made.
+
+    Files are replaced, never changed, so neither folder can change the other's.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, temporary, copy_function=_link)
+    if target.is_dir():
+        shutil.rmtree(target)
+    temporary.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file by this text."""
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON; what is not finite becomes null, as JSON has no word for it."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    write_text(path, text + "\n")
 
 
 def finite(value: Any) -> Any:

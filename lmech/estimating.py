@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lmech import building, engine
+from lmech.member import Mode
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.tuning import bytes_of
 
 
 class Estimate(NamedTuple):
@@ -28,11 +30,6 @@ class Estimate(NamedTuple):
     """Bytes of the dataset on the device."""
     scratch: int | None
     """Bytes of intermediate values, as the compiler allots them (None: not compiled)."""
-
-
-def bytes_of(tree: Any) -> int:
-    """Bytes of the arrays (or shapes) of a tree."""
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
 @cache
@@ -54,7 +51,11 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
     configs = [job.config for job in group]
     with numerics(configs[0]["precision"]["matmul"]):
         batch = building.build(configs)
-        lowered, state = _lowered(batch)
+        mode: Mode = "vmap" if batch.program.mode == "vmap" else "map"
+        program = replace(batch.program, mode=mode, devices=1)
+        shapes = (program, batch.inputs, batch.data, batch.feed(0))
+        lowered = engine.compiled(program).chunk.lower(*engine.chunk_shapes(*shapes))
+        state = bytes_of(engine.state_shapes(*shapes))
         operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         steps = sum(config["steps"] for config in configs)
         scratch = None
@@ -62,19 +63,3 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
             scratch = int(lowered.compile().memory_analysis().temp_size_in_bytes)
         rate = speed(configs[0]["precision"]["dtype"])
     return Estimate(operations, operations * steps / rate, state, bytes_of(batch.data), scratch)
-
-
-def _lowered(batch: building.Batch) -> tuple[Any, int]:
-    """The lowered chunk, in which a loop's body counts once: a step; and the state's bytes."""
-    run = engine.compiled(batch.program)
-    feed = batch.feed(0)
-    carry, memories = engine.state_shapes(batch.program, batch.inputs, batch.data, feed)
-    inside = {name: m for name, m in memories.items() if batch.program.every[name] == 1}
-    capacity = batch.program.capacity
-
-    def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((len(a), capacity, *a.shape[1:]), a.dtype)
-
-    feeds = jax.tree.map(chunk, feed)
-    lowered = run.chunk.lower((carry, inside), (batch.inputs, feeds), 1, batch.data)
-    return lowered, bytes_of((carry, memories))

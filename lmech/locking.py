@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,17 @@ def held(path: Path) -> Iterator[bool]:
         with suppress(FileNotFoundError):
             if path.read_text(encoding="utf-8") == _holder():  # else it was taken for dead
                 path.unlink()
+
+
+@contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Hold the lock for the block, when whoever has it lets go."""
+    while True:
+        with held(path) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(0.05)
 
 
 def _take(path: Path) -> bool:

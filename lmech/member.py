@@ -6,6 +6,7 @@ that switching one on cannot change a bit of the training.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from lmech.optimizers import Hyperparameters, Optimizer
 from lmech.parametrization import Scales, descend, parametrize
 from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
 
-Mode = Literal["map", "vmap"]
+Mode = Literal["map", "vmap", "loop"]
 
 
 class Stop(NamedTuple):
@@ -41,7 +42,8 @@ class Inputs(NamedTuple):
     stop: Stop
 
 
-class Program(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Program:
     """What is the same for all members, and so a constant of the compiled program."""
 
     problem: Problem
@@ -51,7 +53,10 @@ class Program(NamedTuple):
     batch_size: int | None
     microbatch: int | None
     capacity: int
+    """Most steps in a chunk."""
     mode: Mode
+    devices: int = 1
+    """That share the lanes."""
 
 
 class Feed(NamedTuple):
@@ -251,15 +256,16 @@ def measure(
     inputs: Inputs,
     carry: Carry,
     feed: Feed,
+    due: jax.Array,
     last: jax.Array,
     data: Data,
 ) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array, jax.Array]:
     """One observable of one member between chunks; whether it was measured; whether it has ended.
 
-    A member that has ended is measured once more, at the ``last`` call, and its memory rests until
-    then: what is recorded of it does not depend on how long the others go on. The step and a second
-    copy of ``ended`` are for the host. ``feed`` is that of the step that comes next; who takes none
-    is measured at the rate of its last one.
+    A member that goes on is measured if it is ``due``. One that has ended is measured once more, at
+    the ``last`` call, and its memory rests until then: what is recorded of it does not depend on
+    how long the others go on. The step and a second copy of ``ended`` are for the host. ``feed`` is
+    that of the step that comes next; who takes none is measured at the rate of its last one.
     """
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
     state = _state(program, inputs, carry, feed, data)
@@ -269,7 +275,7 @@ def measure(
 
     shapes = jax.eval_shape(observed, memory)[1]
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    measured = last | ~carry.ended
+    measured = jnp.where(carry.ended, last & (inputs.horizon > 0), due)  # an empty lane has none
     memory, values = when(measured, lambda loop: observed(loop[0]), (memory, nothing))
     values = _named(name, values)
     ended = carry.ended | (measured & _met(inputs.stop, values))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -39,7 +39,10 @@ OURS = ("lmech", "optax", "flax", "jax")
 
 @dataclass(frozen=True)
 class Job:
-    """One resolved config; ``overrides`` are the swept keys and their values in this job."""
+    """One resolved config; ``overrides`` are the swept keys and their values in this job.
+
+    Of an experiment the config has the name alone: its claims are no part of a job.
+    """
 
     id: str
     config: Config
@@ -113,6 +116,11 @@ def _data_checksum(dataset: str) -> str:
 
 def job_id(config: Config) -> str:
     """Identity of a training: config, maths version, data, and the source of a user's code."""
+    return digest(identity(config))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What a training's id hashes."""
     science = {key: config[key] for key in SCIENCE}
     streams = stream_seeds(config["seed"], config["seeds"])
     science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
@@ -120,14 +128,12 @@ def job_id(config: Config) -> str:
     science["watched"] = {name: config["observables"][name] for name in rules}
     load_data(config)
     sources = {target: _source(target) for target in _targets(science)}
-    return digest(
-        {
-            "maths": MATHS_VERSION,
-            "science": science,
-            "data": _data_checksum(_canonical(config["dataset"])),
-            "sources": {target: source for target, source in sources.items() if source},
-        }
-    )
+    return {
+        "maths": MATHS_VERSION,
+        "science": science,
+        "data": _data_checksum(_canonical(config["dataset"])),
+        "sources": {target: source for target, source in sources.items() if source},
+    }
 
 
 def whole_id(job: Job) -> str:
@@ -137,7 +143,7 @@ def whole_id(job: Job) -> str:
 
 def _execution(config: Config) -> dict[str, Any]:
     """What of the way to run is a part of the program; how often it saves is not."""
-    return {key: config["execution"][key] for key in ("mode", "chunk")}
+    return {key: config["execution"][key] for key in ("mode", "devices", "chunk")}
 
 
 def observable_ids(config: Config) -> dict[str, str]:
@@ -159,6 +165,11 @@ def program_key(config: Config) -> str:
     return _canonical({**static, **extra, "optimizer": rates})
 
 
+def group_id(config: Config) -> str:
+    """Identity of the program."""
+    return digest(program_key(config))
+
+
 def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     """The jobs of a sweep (see ``sweeps``; an empty one is a single job), in order.
 
@@ -174,7 +185,8 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
         for setting in sweeps.settings(block):
             config = composed(setting)
             shown = {key: setting.get(key, configs.select(config, key)) for key in swept}
-            job = Job(job_id(config), config, shown)
+            name = (config["experiment"] or {}).get("name")
+            job = Job(job_id(config), {**config, "experiment": name}, shown)
             if job.id in own:
                 raise ConfigError(
                     f"two jobs of the sweep are the same: {own[job.id].overrides} and {shown}"
@@ -215,27 +227,47 @@ def sweep_id(jobs: Sequence[Job]) -> str:
 def folder(jobs: Sequence[Job]) -> Path:
     """Where the sweep's results go: ``<output>/<name>/<sweep id>``."""
     first = jobs[0].config
-    name = first["experiment"]["name"] if first["experiment"] else first["name"]
-    return Path(first["output"]) / name / sweep_id(jobs)
+    return Path(first["output"]) / (first["experiment"] or first["name"]) / sweep_id(jobs)
 
 
-def finished(job_folder: Path, job: Job) -> bool:
-    """Whether the job has a result, with every observable that is asked for."""
+def standing(job_folder: Path, job: Job) -> Literal["finished", "failed", "missing"]:
+    """Where a job stands: it has a result with every observable asked for, or an error, or none."""
     path = job_folder / "result.json"
-    if not path.is_file():
-        return False
-    result = json.loads(path.read_text(encoding="utf-8"))
-    wanted = observable_ids(job.config).items()
-    return result["status"] != "failed" and wanted <= result["observables"].items()
+    if path.is_file():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        wanted = observable_ids(job.config).items()
+        if result["status"] != "failed" and wanted <= result["observables"].items():
+            return "finished"
+    return "failed" if (job_folder / "error.txt").is_file() else "missing"
 
 
-def unfinished(jobs: Sequence[Job], target: Path) -> list[Job]:
-    """The jobs to train, with the observables that an old result has too.
+RERUN = {
+    "missing": ("missing",),
+    "failed": ("missing", "failed"),
+    "all": ("missing", "failed", "finished"),
+}
+
+
+def todo(jobs: Sequence[Job], target: Path) -> list[Job]:
+    """The jobs to train, by the config's ``rerun``, with the observables an old result has too.
 
     A rerun for another observable then drops no column.
     """
-    left = [job for job in jobs if not finished(target / job.id, job)]
+    again = RERUN[jobs[0].config["rerun"]]
+    left = [job for job in jobs if standing(target / job.id, job) in again]
     return [_with_recorded(job, target / job.id) for job in left]
+
+
+def elsewhere(jobs: Sequence[Job], target: Path) -> dict[str, Path]:
+    """Folders of these jobs' finished results in other sweeps of the same output folder, by id."""
+    found: dict[str, Path] = {}
+    for manifest in sorted(target.parent.parent.glob("*/*/manifest.jsonl")):
+        if manifest.parent != target:
+            there = {path.name: path for path in manifest.parent.iterdir()}
+            for job in jobs:
+                if job.id in there and standing(there[job.id], job) == "finished":
+                    found[job.id] = there[job.id]
+    return found
 
 
 def _with_recorded(job: Job, job_folder: Path) -> Job:

@@ -21,11 +21,12 @@ class Recorder:
 
     def add(self, record: "Record") -> None:
         """File the record's valid rows."""
-        for member, (steps, valid) in enumerate(zip(record.steps, record.valid, strict=True)):
-            if not valid.any():
+        for lane, member in enumerate(record.members):
+            steps, valid = record.steps[lane], record.valid[lane]
+            if member < 0 or not valid.any():
                 continue
             for name, values in record.columns.items():
-                rows = values[member][valid]
+                rows = values[lane][valid]
                 self._pieces[member][name].append((steps[valid], rows))
                 self.last[member][name] = rows[-1]
 

@@ -1,7 +1,9 @@
 """Experiments: run the sweep, read it back, measure, judge, draw, report."""
 
 import importlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lmech import claims as verdicts
-from lmech import collecting, config, planning, plotting, report, sweeps
+from lmech import collecting, config, manifest, planning, plotting, report, sweeps
 from lmech.config import ConfigError
-from lmech.disk import atomically, write_json
+from lmech.disk import atomically, link_folder, write_json
+from lmech.planning import Job
 
 
 class Experiment(NamedTuple):
@@ -86,25 +89,61 @@ class Outcome(NamedTuple):
     counts: dict[str, int]
     """Jobs trained now, by status, and those skipped because they were finished."""
     failures: dict[str, str]
-    """Last line of the traceback of each failed job."""
+    """Last line of the traceback of each failed job, of this time or before."""
     claims: list[dict[str, Any]]
+
+
+REQUEST = "request.json"
 
 
 def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> Outcome:
     """Run an experiment's sweep (what is not finished of it) and judge its claims."""
     experiment = load(name, scale, overrides)
-    folder, counts, failures = _train(experiment.overrides, experiment.sweep)
-    judged = _conclude(experiment, folder, command)
-    return Outcome(folder, counts, failures, judged)
+    jobs = planning.expand(experiment.overrides, experiment.sweep)
+    folder = planning.folder(jobs)
+    request = {"command": command, "title": "", "experiment": name, "scale": scale}
+    write_json(folder / REQUEST, request)
+    counts, failures = train(jobs, folder)
+    return Outcome(folder, counts, failures, _conclude(experiment, folder, command))
 
 
 def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
     """Train these runs and draw them, without claims."""
-    folder, counts, failures = _train(overrides, sweep)
+    jobs = planning.expand(overrides, sweep)
+    folder = planning.folder(jobs)
+    title = ", ".join(sweep) or "one run"
+    request = {"command": command, "title": title, "experiment": None, "scale": None}
+    return _trained(jobs, folder, request)
+
+
+def _trained(jobs: Sequence[Job], folder: Path, request: dict[str, Any]) -> Outcome:
+    counts, failures = train(jobs, folder)
     trained = sum(counts.values()) > counts["skipped"]
     if trained or not (folder / "report.html").is_file():
-        _draw_runs(folder, ", ".join(sweep) or "one run", command)
+        write_json(folder / REQUEST, request)
+        _draw_runs(folder, request["title"], request["command"])
     return Outcome(folder, counts, failures, [])
+
+
+def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
+    """Go on with the sweep in a folder, as its manifest has it; no YAML is read again.
+
+    ``changes`` are values of keys that change no result. Raises ConfigError where something that a
+    job's result depends on has changed since.
+    """
+    entries = manifest.read(folder)
+    if not entries:
+        raise ConfigError(f"no sweep at {folder}: its folder holds a {manifest.NAME}")
+    manifest.check_unchanged(entries)
+    jobs = [
+        replace(job, config=config.changed(job.config, changes)) for job in manifest.jobs(entries)
+    ]
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    if request["experiment"] is None:
+        return _trained(jobs, folder, request)
+    experiment = load(request["experiment"], request["scale"], [])
+    counts, failures = train(jobs, folder)
+    return Outcome(folder, counts, failures, _conclude(experiment, folder, request["command"]))
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:
@@ -114,16 +153,36 @@ def _draw_runs(folder: Path, title: str, command: str) -> None:
         _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
 
 
-def _train(overrides: Sequence[str], sweep: Any) -> tuple[Path, dict[str, int], dict[str, str]]:
-    """Train what is not finished: the folder, counts by status, why each failed job did."""
-    jobs = planning.expand(overrides, sweep)
-    folder = planning.folder(jobs)
-    todo = planning.unfinished(jobs, folder)
+def train(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Train what is not finished: counts by status, why each failed job did.
+
+    What another sweep of the same output folder has finished is taken from there.
+    """
+    if jobs[0].config["rerun"] != "all":
+        _adopt(jobs, folder)
+    todo = planning.todo(jobs, folder)
+    again = {job.id for job in todo}
+    left = [job.id for job in jobs if planning.standing(folder / job.id, job) == "failed"]
+    before = {job: _reason(folder / job) for job in left if job not in again}
     if not todo and (folder / "summary.json").is_file():
-        return folder, {"skipped": len(jobs)}, {}
+        return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
     from lmech import running  # noqa: PLC0415 only what trains needs JAX
 
-    return folder, *running.run_sweep(jobs, todo, folder)
+    counts, reasons = running.run_sweep(jobs, todo, folder)
+    counts["failed"] += len(before)
+    counts["skipped"] -= len(before)
+    return counts, before | reasons
+
+
+def _reason(job_folder: Path) -> str:
+    error = (job_folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()
+    return f"{error[-1] if error else 'no traceback'} (rerun=failed tries again)"
+
+
+def _adopt(jobs: Sequence[Job], folder: Path) -> None:
+    missing = [job for job in jobs if planning.standing(folder / job.id, job) != "finished"]
+    for job, found in planning.elsewhere(missing, folder).items():
+        link_folder(found, folder / job)
 
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:

@@ -1,35 +1,47 @@
 """Run a sweep's batches and write what they leave on disk."""
 
-import json
+import errno
+import itertools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pyarrow as pa
 import yaml
 from hydra.utils import instantiate
 
-from lmech import building, checkpoints, engine, locking, planning
+from lmech import (
+    building,
+    checkpoints,
+    compiling,
+    engine,
+    journal,
+    locking,
+    manifest,
+    planning,
+    tuning,
+)
 from lmech.checkpoints import Checkpoint
+from lmech.compiling import Compilations
 from lmech.config import ConfigError
-from lmech.disk import atomically, write_json, write_table, write_weights
-from lmech.engine import TRAINING_PROGRAM, End, Record, Saved
+from lmech.disk import write_json, write_table, write_text, write_weights
+from lmech.engine import End, Record, Saved, Snapshot
 from lmech.loggers import Progress
+from lmech.manifest import Entry
+from lmech.member import Program
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
-
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Clock:
@@ -48,31 +60,6 @@ class Clock:
         return (step - at) / (now - since) if now > since else 0.0
 
 
-class Compilations(NamedTuple):
-    """Programs compiled since counting began: all seconds, and the training ones by name."""
-
-    training: list[str]
-    seconds: list[float]
-
-
-@contextmanager
-def count_compilations() -> Iterator[Compilations]:
-    """Count XLA compilations inside the block, by JAX's own monitoring events."""
-    count = Compilations([], [])
-
-    def listen(event: str, duration_secs: float, **labels: Any) -> None:
-        if event == COMPILE_EVENT:
-            count.seconds.append(duration_secs)
-            if labels.get("fun_name", "").removeprefix("jit(").rstrip(")") == TRAINING_PROGRAM:
-                count.training.append(labels["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield count
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def run_sweep(
     jobs: Sequence[Job], todo: Sequence[Job], target: Path
 ) -> tuple[dict[str, int], dict[str, str]]:
@@ -80,35 +67,47 @@ def run_sweep(
 
     Every group's program is traced before anything is written: what cannot work raises
     ConfigError. A batch that fails is halved until the jobs that do stand alone, each with its
-    traceback in its folder; the others go on. Returns counts by status (finished jobs count as
-    skipped), and why each failed job did.
+    traceback in its folder; the others go on, unless the config says to stop. Returns counts by
+    status (finished jobs count as skipped), and why each failed job did.
     """
-    groups = planning.group(todo)
-    for same in groups:
-        _check(same)
+    first = jobs[0].config
+    _prepare(first["execution"])
+    for group in planning.group(todo):
+        _check(group)
     record = provenance()
-    _write_manifest(target, jobs, groups, record)
+    run = Run(target, record, Due(first["execution"]["save_every"]))
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
     started = time.monotonic()
-    run = Run(target, record, Due(jobs[0].config["execution"]["save_every"]))
-    logger = instantiate(jobs[0].config["logger"])()
-    free = closing(_free(run, groups))  # an exception lets go of the lock at once
-    with count_compilations() as compilations, logger as show, listening(run.due), free as held:
+    logger = instantiate(first["logger"])()
+    with compiling.counted() as compilations, logger as show, listening(run.due):
+        batches = _planned(run, jobs, todo)
         follow = _harmless(show)
-        for number, group in held:
-            if all(planning.finished(target / job.id, job) for job in group):
-                continue  # by another process, meanwhile
-            place = partial(Progress, number, len(groups), len(group))
-            ended, why = _guarded(run, group, lambda *at, p=place: follow(p(*at)))
-            statuses |= ended
-            reasons |= why
+        with closing(_free(run, batches)) as held:  # an exception lets go of the lock at once
+            for batch in held:
+                place = partial(Progress, batches.index(batch), len(batches), len(batch.jobs))
+                ended, why = _guarded(run, batch, lambda *at, p=place: follow(p(*at)))
+                statuses |= ended
+                reasons |= why
+                if why and first["on_failure"] == "stop":
+                    break
+    with suppress(OSError):
+        (target / "batches").rmdir()  # if nothing in it waits to be gone on with
     wall = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
-    counts["skipped"] = len(jobs) - len(statuses)
+    counts["skipped"] = len(jobs) - len(todo)
+    counts["missing"] = len(jobs) - sum(counts.values())
     write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
+
+
+def _prepare(execution: dict[str, Any]) -> None:
+    """What has to be said to JAX before it looks at its devices, and where it keeps programs."""
+    if execution["devices"] is not None:
+        compiling.host_devices(execution["devices"])
+    if execution["compile_cache"]:
+        compiling.keep()
 
 
 def _summary(
@@ -119,12 +118,13 @@ def _summary(
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """What summary.json says; ``run`` is the wall time without the compilations."""
-    compiling = sum(compilations.seconds)
+    spent = sum(compilations.seconds)
     return {
         "jobs": jobs,
         **counts,
         "compilations": len(compilations.training),
-        "seconds": {"wall": wall, "compile": compiling, "run": wall - compiling},
+        "cached_compilations": len(compilations.hits),
+        "seconds": {"wall": wall, "compile": spent, "run": wall - spent},
         "provenance": record,
     }
 
@@ -139,117 +139,225 @@ def _check(group: Sequence[Job]) -> None:
             raise ConfigError(planning.one_line(error)) from error
 
 
-def _write_manifest(
-    target: Path, jobs: Sequence[Job], groups: Sequence[Sequence[Job]], record: dict[str, Any]
-) -> None:
-    """One line a job. A skipped job keeps the line of the run that made it."""
-    path = target / "manifest.jsonl"
-    old = {}
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        old = {entry["id"]: entry for entry in map(json.loads, lines)}
-    place = {job.id: number for number, group in enumerate(groups) for job in group}
-    entries = []
-    for job in jobs:
-        fresh = {
-            "id": job.id,
-            "overrides": dict(job.overrides),
-            "group": planning.digest(planning.program_key(job.config)),
-            "batch": place.get(job.id),
-            "execution": record,
-        }
-        entries.append(fresh if job.id in place else old.get(job.id, fresh))
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 class Run(NamedTuple):
     """What the batches of one sweep share."""
 
     target: Path
     record: dict[str, Any]
-    """The execution record."""
+    """Machine and versions."""
     due: Due
 
 
-Group = Sequence[Job]
+class Batch(NamedTuple):
+    """Jobs that run together."""
+
+    name: str
+    """Its number in the manifest; a half's has .0 or .1 behind it."""
+    jobs: Sequence[Job]
+    program: Program
+    execution: dict[str, Any]
+    """What the last bits depend on beside the jobs: mode, lanes, machine, versions."""
+
+
 Reasons = dict[str, str]  # job id → why it failed
+HOPELESS = (checkpoints.DamageError, journal.GivenUpError)
+"""Errors that the halves of a batch would have too."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def _free(run: Run, groups: Sequence[Group]) -> Generator[tuple[int, Group], None, None]:
-    """The groups by number, each held while it is worked on; others' are waited for."""
-    waiting = list(enumerate(groups))
+def _planned(run: Run, jobs: Sequence[Job], todo: Sequence[Job]) -> list[Batch]:
+    """Fix the manifest, then the batches that are to do, by number.
+
+    Whoever comes first decides, once, how each group runs; the others of this sweep, and whoever
+    goes on with it, find it there.
+    """
+    afresh = jobs[0].config["rerun"] == "all"
+    with locking.waited(run.target / "manifest.lock"):
+        old = manifest.read(run.target)
+        programs: dict[str, Program] = {}
+
+        def execution(group: Sequence[Job]) -> dict[str, Any]:
+            place = planning.group_id(group[0].config)
+            known: dict[str, Any] = next(
+                (entry["execution"] for entry in old if entry["group"] == place), {}
+            )
+            programs[place], lanes = _tuned(group, known)
+            return {**run.record, **_way(programs[place]), "lanes": lanes}
+
+        entries = manifest.planned(jobs, todo, old, execution, afresh)
+        if afresh:
+            _set_aside(run.target, todo)
+        manifest.write(run.target, entries)
+    for job in todo:
+        (run.target / job.id / "error.txt").unlink(missing_ok=True)
+    return _batches(run, entries, todo, programs)
+
+
+def _way(program: Program) -> dict[str, Any]:
+    """How a program runs."""
+    return {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
+
+
+def _tuned(group: Sequence[Job], known: dict[str, Any]) -> tuple[Program, int]:
+    """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
+    asked = group[0].config["execution"]
+    with numerics(group[0].config["precision"]["matmul"]):
+        batch = building.build([job.config for job in group])
+        if known:
+            fixed = {key: known[key] for key in ("mode", "capacity")}
+            return replace(batch.program, **fixed), asked["lanes"] or known["lanes"]
+        if asked["mode"] == "auto":
+            few = group[: _lanes(group, batch)]
+            batch = batch._replace(
+                program=tuning.fastest(building.build([job.config for job in few], batch.program))
+            )
+        return batch.program, _lanes(group, batch)
+
+
+def _lanes(group: Sequence[Job], batch: building.Batch) -> int:
+    asked = group[0].config["execution"]["lanes"]
+    return min(asked, len(group)) if asked else tuning.lanes(batch, tuning.free_memory())
+
+
+def _batches(
+    run: Run, entries: Sequence[Entry], todo: Sequence[Job], programs: dict[str, Program]
+) -> list[Batch]:
+    """What is to do, by number in the manifest."""
+    wanted = {job.id: job for job in todo}
+    numbers: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if entry["id"] in wanted:
+            numbers.setdefault(entry["batch"], []).append(entry)
+    batches = []
+    for number, own in sorted(numbers.items()):
+        jobs = [wanted[entry["id"]] for entry in own]
+        place, before = own[0]["group"], own[0]["execution"]
+        if place not in programs:
+            programs[place], _ = _tuned(jobs, before)
+        execution = {**run.record, **_way(programs[place]), "lanes": before["lanes"]}
+        batches.append(Batch(str(number), jobs, programs[place], execution))
+    return batches
+
+
+def _set_aside(target: Path, jobs: Sequence[Job]) -> None:
+    """Move the jobs' old results to ``previous/<n>``: what is done again overwrites nothing."""
+    old = [job.id for job in jobs if (target / job.id).is_dir()]
+    if not old:
+        return
+    aside = next(p for n in itertools.count(1) if not (p := target / "previous" / str(n)).exists())
+    aside.mkdir(parents=True)
+    for job in old:
+        (target / job).rename(aside / job)
+
+
+def _free(run: Run, batches: Sequence[Batch]) -> Generator[Batch, None, None]:
+    """The batches, each held while it is worked on; others' are waited for.
+
+    Of a batch that another process has had, those jobs that it left.
+    """
+    waiting = list(batches)
     while waiting:
         busy = []
-        for number, group in waiting:
-            with locking.held(_place(run, group).with_suffix(".lock")) as mine:
-                if mine:
-                    yield number, group
-                else:
-                    busy.append((number, group))
+        for batch in waiting:
+            with locking.held(_place(run, batch).with_suffix(".lock")) as mine:
+                if not mine:
+                    busy.append(batch)
+                    continue
+                jobs = [
+                    j for j in batch.jobs if planning.standing(run.target / j.id, j) == "missing"
+                ]
+                if jobs:
+                    yield batch._replace(jobs=jobs)
         if len(busy) == len(waiting):
             time.sleep(1.0)
         waiting = busy
 
 
 def _guarded(
-    run: Run, group: Group, show: Callable[..., None], begun: Checkpoint | None = None
+    run: Run, batch: Batch, show: Callable[..., None], begun: Checkpoint | None = None
 ) -> tuple[dict[str, str], Reasons]:
     """Run a batch; if it raises, its halves, until the guilty jobs stand alone.
 
-    Halves go on from the batch's last state. A job that fails alone has its traceback in its
-    folder; a result that it already had stays. Returns statuses, and why the failed ones did.
+    Halves go on from the batch's last state, in fewer lanes if memory was short. A job that fails
+    alone has its traceback in its folder; a result that it already had stays. Returns statuses, and
+    why the failed ones did. Raises StoppedError where no batch could go on: on a full disk.
     """
-    try:
-        return _run_batch(run, group, show, begun), {}
-    except StoppedError:
-        raise
-    except Exception as error:
-        if len(group) == 1 or isinstance(error, checkpoints.DamageError):
-            return _failed(run, group, error)
-        kept = _kept(run, group, _built(group)) or begun
-    half = len(group) // 2
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
-    for members in (slice(0, half), slice(half, None)):
-        from_here = checkpoints.of_members(kept, members) if kept else None
-        ended, why = _guarded(run, group[members], show, from_here)
+    place = _place(run, batch)
+    try:
+        journal.begin(place)
+        with journal.crashes(place):
+            _run_batch(run, batch, show, begun, statuses)
+        checkpoints.clear(place)
+        return statuses, reasons
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StoppedError(f"{error}: make room; the same command goes on") from error
+    except (StoppedError, KeyboardInterrupt) as stopped:
+        journal.write(place, planning.one_line(stopped))
+        raise
+    except Exception as error:
+        journal.write(place, planning.one_line(error))
+        left = batch._replace(jobs=[job for job in batch.jobs if job.id not in statuses])
+        if len(left.jobs) == 1 or isinstance(error, HOPELESS):
+            failed, reasons = _failed(run, left, error)
+            if not isinstance(error, HOPELESS):
+                checkpoints.clear(place)
+            return statuses | failed, reasons
+        short = "RESOURCE_EXHAUSTED" in str(error)
+        kept = _kept(run, left, _built(left)) or begun
+    for half in _halves(left, short):
+        ended, why = _guarded(run, half, show, kept)
         statuses |= ended
         reasons |= why
-    checkpoints.clear(_place(run, group))
+    checkpoints.clear(_place(run, batch))
     return statuses, reasons
 
 
-def _failed(run: Run, group: Group, error: Exception) -> tuple[dict[str, str], Reasons]:
-    for job in group:
+def _halves(batch: Batch, short: bool) -> list[Batch]:
+    """Two batches of the batch's jobs; in half as many lanes if memory is ``short``."""
+    half = len(batch.jobs) // 2
+    lanes = max(1, batch.execution["lanes"] // 2) if short else batch.execution["lanes"]
+    execution = {**batch.execution, "lanes": lanes}
+    parts = enumerate((batch.jobs[:half], batch.jobs[half:]))
+    return [Batch(f"{batch.name}.{n}", jobs, batch.program, execution) for n, jobs in parts]
+
+
+def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], Reasons]:
+    """The jobs' statuses and reason, written too unless it lies in the batch's damaged state."""
+    damaged = isinstance(error, checkpoints.DamageError)
+    for job in () if damaged else batch.jobs:
         folder = run.target / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        write_text(folder / "error.txt", traceback.format_exc())
         if not (folder / "result.json").is_file():
             _write_config(folder, job)
             result = {"id": job.id, "observables": {}, "status": "failed"}
             write_json(folder / "result.json", {**result, "provenance": run.record})
     reason = planning.one_line(error)
-    return {job.id: "failed" for job in group}, {job.id: reason for job in group}
+    return {job.id: "failed" for job in batch.jobs}, {job.id: reason for job in batch.jobs}
 
 
-def _place(run: Run, group: Group) -> Path:
+def _place(run: Run, batch: Batch) -> Path:
     """The batch's folder while it runs."""
-    return run.target / "batches" / planning.digest([planning.whole_id(job) for job in group])
+    return run.target / "batches" / batch.name
 
 
-def _kept(run: Run, group: Group, batch: building.Batch) -> Checkpoint | None:
-    """The batch's last state on disk."""
-    if not (_place(run, group) / checkpoints.STATE).is_file():
+def _kept(run: Run, batch: Batch, setup: building.Batch) -> Checkpoint | None:
+    """The last state on disk in the batch's folder."""
+    if not (_place(run, batch) / checkpoints.STATE).is_file():
         return None
     with numerics():
-        shapes = engine.state_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
-    return checkpoints.read(_place(run, group), shapes)
+        shapes = engine.state_shapes(setup.program, setup.inputs, setup.data, setup.feed(0))
+    return checkpoints.read(_place(run, batch), shapes)
 
 
-def _built(group: Group) -> building.Batch:
+def _built(batch: Batch) -> building.Batch:
     with numerics():
-        return building.build([job.config for job in group])
+        return building.build([job.config for job in batch.jobs], batch.program)
 
 
 def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -270,44 +378,92 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
 
 
 def _write_config(job_folder: Path, job: Job) -> None:
-    text = yaml.safe_dump(job.config, sort_keys=False, allow_unicode=True)
-    atomically(
+    write_text(
         job_folder / "config.yaml",
-        lambda temporary: temporary.write_text(text, encoding="utf-8"),
+        yaml.dump(job.config, Dumper=DUMPER, sort_keys=False, allow_unicode=True),
     )
 
 
+def _begun(
+    run: Run, batch: Batch, setup: building.Batch, before: Checkpoint | None
+) -> Checkpoint | None:
+    """Where the batch goes on from: its own last state, or what it was cut out of; None: step 0."""
+    ids = [planning.whole_id(job) for job in batch.jobs]
+    for kept in (_kept(run, batch, setup), before):
+        if kept is not None and set(ids) <= set(kept.ids):
+            if ids == kept.ids and batch.execution["lanes"] >= len(kept.saved.members):
+                return kept
+            lanes = min(len(kept.saved.members), batch.execution["lanes"])
+            return checkpoints.of_members(kept, [kept.ids.index(i) for i in ids], lanes)
+    return None
+
+
 def _run_batch(
-    run: Run, group: Group, show: Callable[..., None], begun: Checkpoint | None
+    run: Run,
+    batch: Batch,
+    show: Callable[..., None],
+    before: Checkpoint | None,
+    statuses: dict[str, str],
+) -> None:
+    """Train a batch and write its jobs' files as they end, their ``statuses`` with them."""
+    setup = _built(batch)
+    begun = _begun(run, batch, setup, before)
+    horizon = max(job.config["steps"] for job in batch.jobs)
+    ids = [planning.whole_id(job) for job in batch.jobs]
+    recorder, fresh = (
+        Recorder(len(batch.jobs)),
+        list(begun.records if begun and not begun.parts else []),
+    )
+    for old in begun.records if begun else []:
+        recorder.add(old)
+    record = {**batch.execution, **_resumption(begun, batch.execution)}
+    parts, saved = (begun.parts, begun.saved) if begun else (range(0), None)
+    clock = Clock()
+    with numerics(batch.jobs[0].config["precision"]["matmul"]):
+        for event in engine.train(
+            *setup,
+            lanes=batch.execution["lanes"],
+            saved=saved,
+            save=run.due,
+            snapshots=batch.jobs[0].config["snapshots"],
+        ):
+            match event:
+                case Record():
+                    recorder.add(event)
+                    fresh.append(event)
+                    step = int(event.steps.max(initial=0))
+                    show(step, horizon, clock.rate(step), recorder.last)
+                case Saved():
+                    parts = checkpoints.write(
+                        _place(run, batch), event, fresh, parts, ids, batch.execution
+                    )
+                    fresh = []
+                    journal.write(_place(run, batch), f"saved at step {event.step}")
+                    run.due.saved(event.step)
+                case Snapshot():
+                    _write_snapshot(run, batch, event)
+                case End():
+                    statuses |= _write_ended(run, batch, recorder, event, record)
+
+
+def _write_snapshot(run: Run, batch: Batch, snapshot: Snapshot) -> None:
+    for place, member in enumerate(snapshot.members):
+        weights = trees.named_leaves(trees.take(snapshot.params, place))
+        folder = run.target / batch.jobs[member].id / "weights"
+        write_weights(folder / f"{snapshot.step}.npz", weights)
+
+
+def _write_ended(
+    run: Run, batch: Batch, recorder: Recorder, end: End, record: dict[str, Any]
 ) -> dict[str, str]:
-    """Train a batch and write its jobs' files: from its last state, or ``begun``, or step 0."""
-    horizon = max(job.config["steps"] for job in group)
-    batch = _built(group)
-    kept = _kept(run, group, batch) or begun
-    recorder, fresh = Recorder(len(group)), list(kept.records if kept and not kept.parts else [])
-    with numerics(group[0].config["precision"]["matmul"]):
-        for old in kept.records if kept else []:
-            recorder.add(old)
-        resumed = _resumption(kept, run.record)
-        parts, saved = (kept.parts, kept.saved) if kept else (0, None)
-        clock = Clock()
-        for event in engine.train(*batch, saved=saved, save=run.due):
-            if isinstance(event, Record):
-                recorder.add(event)
-                fresh.append(event)
-                step = int(event.steps.max(initial=0))
-                show(step, horizon, clock.rate(step), recorder.last)
-            elif isinstance(event, Saved):
-                parts = checkpoints.write(_place(run, group), event, fresh, parts, run.record)
-                fresh = []
-                run.due.saved(event.step)
-            else:
-                end = event
-    record = {**run.record, **resumed}
+    """The files of the jobs that are through; their statuses."""
     statuses = {}
-    for member, job in enumerate(group):
-        statuses[job.id] = _write_job(run.target / job.id, job, member, recorder, end, record)
-    checkpoints.clear(_place(run, group))
+    for place, member in enumerate(end.members):
+        job = batch.jobs[member]
+        own = end._replace(
+            params=trees.take(end.params, place), step=end.step[place], finite=end.finite[place]
+        )
+        statuses[job.id] = _write_job(run.target / job.id, job, recorder.table(member), own, record)
     return statuses
 
 
@@ -333,22 +489,19 @@ def _final(table: pa.Table) -> dict[str, Any]:
 def _write_job(
     job_folder: Path,
     job: Job,
-    member: int,
-    recorder: Recorder,
+    table: pa.Table,
     end: End,
     record: dict[str, Any],
 ) -> str:
     """The job's files; the result last, since it says that the others are whole."""
     _write_config(job_folder, job)
-    table = recorder.table(member)
     write_table(job_folder / "metrics.parquet", table)
-    leaves = trees.named_leaves(jax.tree.map(lambda leaf: leaf[member], end.params))
-    step = int(end.step[member])
-    write_weights(job_folder / "weights" / f"{step}.npz", leaves)
+    step = int(end.step)
+    write_weights(job_folder / "weights" / f"{step}.npz", trees.named_leaves(end.params))
     (job_folder / "error.txt").unlink(missing_ok=True)
     final = _final(table)
     loss = "train_loss" if "train_loss" in final else "batch_loss"
-    finite = bool(end.finite[member]) and bool(np.isfinite(final.get(loss, 0.0)))
+    finite = bool(end.finite) and bool(np.isfinite(final.get(loss, 0.0)))
     rose = job.config["batch_size"] is None or loss == "train_loss"
     rose = rose and loss in final and final[loss] > table.column(loss).drop_null()[0].as_py()
     status = "diverged" if rose or not finite else "done"

@@ -1,5 +1,6 @@
 """Small problems that the tests share."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -27,16 +28,20 @@ def job(*overrides: str) -> Config:
 def train(configs: list[Config], **replacements: Any) -> tuple[Recorder, End]:
     """Train the jobs as one batch; ``replacements`` go into the program."""
     batch = building.build(configs)
-    batch = batch._replace(program=batch.program._replace(**replacements))
-    recorder = Recorder(len(configs))
-    end = None
+    batch = batch._replace(program=dataclasses.replace(batch.program, **replacements))
+    recorder, ends = Recorder(len(configs)), []
     for event in engine.train(*batch):
         if isinstance(event, End):
-            end = event
+            ends.append(event)
         else:
             recorder.add(event)
-    assert end is not None
-    return recorder, end
+    return recorder, in_order(ends)
+
+
+def in_order(ends: list[End]) -> End:
+    """One end of all members, by their number."""
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *ends)
+    return jax.tree.map(lambda leaf: leaf[np.argsort(whole.members)], whole)
 
 
 def state(*overrides: str) -> State:

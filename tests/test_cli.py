@@ -81,7 +81,8 @@ def test_one_run_leaves_the_files_of_the_contract(elsewhere):
     with np.load(job / "weights" / "20.npz", allow_pickle=False) as weights:
         assert weights["hidden_1/kernel"].shape == (1, 6)
     summary = json.loads((sweep / "summary.json").read_text())
-    assert (summary["done"], summary["compilations"]) == (1, 1)
+    programs = summary["compilations"] + summary["cached_compilations"]
+    assert (summary["done"], programs) == (1, 1)
     assert {"wall", "compile", "run"} == summary["seconds"].keys()
     assert (sweep / "figure.png").stat().st_size > 1000
     html = (sweep / "report.html").read_text()
@@ -138,7 +139,12 @@ def test_a_batch_that_raises_fails_alone_with_its_traceback(elsewhere, monkeypat
     statuses = [json.loads(path.read_text())["status"] for path in sweep.glob("*/result.json")]
     assert sorted(statuses) == ["done", "failed"]
     monkeypatch.setattr(engine, "train", train)
-    assert main(["-m", *RUN, "batch_size=null,5"]) == 0
+    again = ["-m", *RUN, "batch_size=null,5"]
+    assert main(again) == 1
+    told = capsys.readouterr().out
+    assert "RuntimeError: the lamp is broken (rerun=failed tries again)" in told
+    assert "1 failed, 1 skipped" in told
+    assert main([*again, "rerun=failed"]) == 0
     assert not list(sweep.glob("*/error.txt"))
 
 

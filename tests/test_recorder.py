@@ -15,7 +15,13 @@ from lmech.recorder import Recorder
 def record(steps, valid=None, **columns):
     steps = np.asarray(steps)
     valid = np.ones_like(steps, bool) if valid is None else np.asarray(valid)
-    return Record(steps, valid, {name: np.asarray(v) for name, v in columns.items()}, True)
+    return Record(
+        np.arange(len(steps)),
+        steps,
+        valid,
+        {name: np.asarray(v) for name, v in columns.items()},
+        True,
+    )
 
 
 def recorded(*records):

@@ -30,6 +30,11 @@ def select(keep: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
 
 
+def take(tree: Tree, index: Any) -> Tree:
+    """Leafwise ``leaf[index]``."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def squared_norm(tree: Tree) -> jax.Array:
     """Sum of squares over all leaves."""
     return jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)]).sum()

@@ -1,0 +1,111 @@
+"""How a group runs best here: members in turn or side by side, and how many at once."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+
+from lmech import building, engine
+from lmech.building import Batch
+from lmech.engine import Record
+from lmech.member import Program
+
+SHARE = 0.5
+"""Of the memory that is free, for what grows with the number of members."""
+TIMED = 2
+"""Chunks that are timed, after one that compiles."""
+CHUNK = 16
+"""Steps of each."""
+WORTH = 10
+"""Another mode is tried where the usual one runs for longer than so many of its compilations."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of the arrays (or shapes) of a tree."""
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def free_memory() -> int:
+    """Bytes that are free: the device's; on a CPU the machine's, or what its limit leaves."""
+    stats = jax.devices()[0].memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    free = psutil.virtual_memory().available
+    try:
+        most, now = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(free, int(most) - int(now))
+    except (OSError, ValueError):  # no control group, or none that limits
+        return free
+
+
+def lanes(batch: Batch, free: int) -> int:
+    """Most members at once in ``free`` bytes: their states (twice: one is being replaced), metrics.
+
+    Side by side each also has a step's intermediate values, at most all that it computes; in turn
+    they share that room.
+    """
+    members = len(batch.inputs.horizon)
+    run = engine.compiled(replace(batch.program, mode="vmap", devices=1))
+    arguments = engine.chunk_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
+    traced = run.chunk.trace(*arguments)
+    each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info)
+    if batch.program.mode == "vmap":
+        each += intermediates(traced.jaxpr.jaxpr)
+    return max(1, min(members, int(SHARE * free * members / each)))
+
+
+def intermediates(jaxpr: Any) -> int:
+    """Bytes of all values that a program computes, those of a loop's body once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [p for value in equation.params.values() for p in _programs(value)]
+        total += sum(map(intermediates, inner))
+        if not inner:
+            total += bytes_of([variable.aval for variable in equation.outvars])
+    return total
+
+
+def _programs(value: Any) -> Iterable[Any]:
+    if isinstance(value, list | tuple):
+        return [program for item in value for program in _programs(item)]
+    value = getattr(value, "jaxpr", value)
+    return [value] if hasattr(value, "eqns") else []
+
+
+def fastest(batch: Batch) -> Program:
+    """The batch's program in its fastest mode: the usual one, unless the other is faster.
+
+    Both are timed over two short chunks, where the run is long enough to repay another compilation.
+    What raises here is left to the run itself, which knows whose fault it is.
+    """
+    members, horizon = len(batch.inputs.horizon), int(batch.inputs.horizon.max())
+    usual = replace(batch.program, mode=building.usual_mode() if members > 1 else "map")
+    if members == 1 or horizon < (TIMED + 1) * CHUNK:
+        return usual
+    other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
+    try:
+        first, seconds = _chunk_seconds(batch, usual)
+        if seconds * horizon / CHUNK < WORTH * first:
+            return usual
+        return other if _chunk_seconds(batch, other)[1] < seconds else usual
+    except Exception:
+        return usual
+
+
+def _chunk_seconds(batch: Batch, program: Program) -> tuple[float, float]:
+    """Seconds until the first short chunk is through, compilation included, and of one after it."""
+    started = time.perf_counter()
+    arrivals: list[float] = []
+    stops = range(0, (TIMED + 2) * CHUNK, CHUNK)
+    for event in engine.train(*batch._replace(program=program), snapshots=stops):
+        if isinstance(event, Record) and "batch_loss" in event.columns:
+            arrivals.append(time.perf_counter() - started)
+        if len(arrivals) > TIMED:
+            break
+    return arrivals[0], (arrivals[-1] - arrivals[0]) / max(1, len(arrivals) - 1)
