@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,27 +24,12 @@ from lmech.loggers import Progress
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.progress import Tally
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-class Clock:
-    """Steps per second since the first record: the compilation is over by then."""
-
-    def __init__(self) -> None:
-        """Not started."""
-        self._first: tuple[float, int] | None = None
-
-    def rate(self, step: int) -> float:
-        """Steps per second up to ``step``, which has just arrived (0 at the first)."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, step)
-        since, at = self._first
-        return (step - at) / (now - since) if now > since else 0.0
 
 
 class Compilations(NamedTuple):
@@ -93,14 +77,18 @@ def run_sweep(
     started = time.monotonic()
     run = Run(target, record, Due(jobs[0].config["execution"]["save_every"]))
     logger = instantiate(jobs[0].config["logger"])()
+    horizons = [{job.id: job.config["steps"] for job in group} for group in groups]
+    tally = Tally(horizons, skipped=len(jobs) - len(todo))
     free = closing(_free(run, groups))  # an exception lets go of the lock at once
     with count_compilations() as compilations, logger as show, listening(run.due), free as held:
         follow = _harmless(show)
         for number, group in held:
             if all(planning.finished(target / job.id, job) for job in group):
+                follow(tally.ends(dict.fromkeys([job.id for job in group], "skipped")))
                 continue  # by another process, meanwhile
-            place = partial(Progress, number, len(groups), len(group))
-            ended, why = _guarded(run, group, lambda *at, p=place: follow(p(*at)))
+            follow(tally.begins(number))
+            ended, why = _guarded(run, group, lambda *record: follow(tally.reaches(*record)))
+            follow(tally.ends(ended))
             statuses |= ended
             reasons |= why
     wall = time.monotonic() - started
@@ -281,7 +269,7 @@ def _run_batch(
     run: Run, group: Group, show: Callable[..., None], begun: Checkpoint | None
 ) -> dict[str, str]:
     """Train a batch and write its jobs' files: from its last state, or ``begun``, or step 0."""
-    horizon = max(job.config["steps"] for job in group)
+    ids = [job.id for job in group]
     batch = _built(group)
     kept = _kept(run, group, batch) or begun
     recorder, fresh = Recorder(len(group)), list(kept.records if kept and not kept.parts else [])
@@ -290,13 +278,11 @@ def _run_batch(
             recorder.add(old)
         resumed = _resumption(kept, run.record)
         parts, saved = (kept.parts, kept.saved) if kept else (0, None)
-        clock = Clock()
         for event in engine.train(*batch, saved=saved, save=run.due):
             if isinstance(event, Record):
                 recorder.add(event)
                 fresh.append(event)
-                step = int(event.steps.max(initial=0))
-                show(step, horizon, clock.rate(step), recorder.last)
+                show(ids, int(event.steps.max(initial=0)), recorder.last)
             elif isinstance(event, Saved):
                 parts = checkpoints.write(_place(run, group), event, fresh, parts, run.record)
                 fresh = []
