@@ -6,23 +6,32 @@ counts as the worst there is; none is dropped. f(x) is the average of y over ``s
 group of ``by``: the mean, or the median, which a minority of diverged runs leaves finite.
 
 u is log2 x where all values of the swept key are positive, else x. Intervals are percentiles of
-``RESAMPLES`` bootstrap resamples of the seeds by a generator that begins at ``GENERATOR``: the same
-numbers every time. Of three seeds a bootstrap is a rough guide, and too narrow.
+``grids.RESAMPLES`` bootstrap resamples of the seeds, the same draws every time. Of three seeds a
+bootstrap is a rough guide, and too narrow.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from lmech.config import ConfigError, nearest
+from lmech.config import ConfigError
+from lmech.grids import (
+    AVERAGES,
+    SIGNS,
+    VALUE,
+    Grid,
+    Grids,
+    choice,
+    gridded,
+    hashable,
+    percentiles,
+    resampled,
+    vertex,
+)
 
-RESAMPLES = 2000
-GENERATOR = 0
-AVERAGES: dict[str, Callable[..., Any]] = {"mean": np.nanmean, "median": np.nanmedian}
-SIGNS = {"min": 1.0, "max": -1.0}
 DIRECTIONS = {"below": 1.0, "above": -1.0}
 
 Average = Literal["mean", "median"]
@@ -53,7 +62,7 @@ def first_crossing(
     last step at which the column was recorded (NaN if it never was). The crossing itself may lie
     up to one cadence before the step that is reported.
     """
-    _choice("direction", direction, DIRECTIONS)
+    choice("direction", direction, DIRECTIONS)
     _numbers(frame, column)
     sign = DIRECTIONS[direction]
     there = frame[sign * frame[column] <= sign * threshold]
@@ -122,8 +131,8 @@ def regret(
     grids = _grids(frame, x, y, by, seed, goal, average)
     known = grids.by
     for name in reference:
-        _choice("reference", name, known)
-    wanted = {name: _hashable(value) for name, value in reference.items()}
+        choice("reference", name, known)
+    wanted = {name: hashable(value) for name, value in reference.items()}
 
     def row(grid: Grid) -> Row:
         named = {**dict(zip(known, grid.key, strict=True)), **wanted}
@@ -183,9 +192,9 @@ def learning_rate_sensitivity(
     if initial.isna().any():
         raise ConfigError(f"{y} at step 0 is needed, and {initial.isna().sum()} jobs have none")
     runs = _runs(frame, y, "min")
-    plain = _positive(_gridded(runs, x, by, seed, "min", "mean"), x)
+    plain = _positive(gridded(runs, x, by, seed, "min", "mean"), x)
     runs[VALUE] = np.minimum(runs[VALUE], initial)
-    clipped = _gridded(runs, x, by, seed, "min", "mean")
+    clipped = gridded(runs, x, by, seed, "min", "mean")
 
     def row(grid: Grid) -> Row:
         f = clipped.groups[grid.key].f
@@ -193,43 +202,6 @@ def learning_rate_sensitivity(
         return {"sensitivity": np.nan if lost else f.mean() - f.min(), **_report(grid, y)}
 
     return _by_group(plain, row)
-
-
-class Grid(NamedTuple):
-    """One group's runs over X values of the swept key and S seeds, as what is to be minimised."""
-
-    key: tuple[Any, ...]
-    x: np.ndarray
-    """[X], ascending"""
-    runs: np.ndarray
-    """[X, S]: y, or −y to maximise; inf: diverged; NaN: there is no such run."""
-    goal: str
-    average: str
-
-    @property
-    def f(self) -> np.ndarray:
-        """[X]: the average over seeds."""
-        return _averaged(self.runs, self.average)
-
-    @property
-    def best(self) -> int:
-        """Index of the best grid point."""
-        return int(self.f.argmin())
-
-    @property
-    def position(self) -> str:
-        """Where the best grid point lies."""
-        if not np.isfinite(self.f[self.best]):
-            return "diverged"
-        ends = {len(self.x) - 1: "high edge", 0: "low edge"}
-        return ends.get(self.best, "inside")
-
-
-class Grids(NamedTuple):
-    """The groups of a frame."""
-
-    by: tuple[str, ...]
-    groups: dict[tuple[Any, ...], Grid]
 
 
 def _by_group(grids: Grids, row: Callable[[Grid], Row]) -> pd.DataFrame:
@@ -263,48 +235,13 @@ def _interval(grid: Grid, level: float) -> Row:
     if grid.position != "inside":
         return {"optimum": np.nan, "low": np.nan, "high": np.nan, "interval": "none"}
     u, back = _scale(grid.x)
-    vertex = _vertex(u, grid.f)
+    best = vertex(u, grid.f)
     around = [grid.best - 1, grid.best + 1]
     if grid.runs.shape[1] == 1 or not np.isfinite(grid.f[around]).all():
         kind, (low, high) = "grid", u[around]
     else:
-        kind, (low, high) = "bootstrap", _percentiles(_vertex(u, _resampled(grid)), level)
-    return {"optimum": back(vertex), "low": back(low), "high": back(high), "interval": kind}
-
-
-def _vertex(u: np.ndarray, f: np.ndarray) -> np.ndarray:
-    """U [X], f [..., X] → [...]: vertex at the best point; ∓inf if that is the low or high edge."""
-    best = f.argmin(-1)
-    if len(u) < 3:
-        return np.where(best == 0, -np.inf, np.inf)
-    middle = np.clip(best, 1, len(u) - 2)
-    three = middle[..., None] + np.array([-1, 0, 1])
-    (u0, u1, u2), (f0, f1, f2) = (
-        np.moveaxis(a, -1, 0) for a in (u[three], np.take_along_axis(f, three, -1))
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):  # equal, or not finite: u1
-        s0, s1 = (f1 - f0) / (u1 - u0), (f2 - f1) / (u2 - u1)
-        inner = (u0 + u1) / 2 - s0 * ((u2 - u0) / 2) / (s1 - s0)
-    inner = np.where(np.isfinite(s1 - s0) & (s1 > s0), inner, u1)
-    return np.select([best == 0, best == len(u) - 1], [-np.inf, np.inf], inner)
-
-
-def _averaged(runs: np.ndarray, average: str) -> np.ndarray:
-    """[..., S] → [...]: over the runs that there are; inf if there is none."""
-    absent = np.isnan(runs).all(-1, keepdims=True)
-    return AVERAGES[average](np.where(absent, np.inf, runs), axis=-1)
-
-
-def _resampled(grid: Grid) -> np.ndarray:
-    """[RESAMPLES, X]: the average over seeds drawn with replacement, the same at every x."""
-    count = grid.runs.shape[1]
-    drawn = np.random.default_rng(GENERATOR).integers(count, size=(RESAMPLES, count))
-    return _averaged(grid.runs[:, drawn], grid.average).T
-
-
-def _percentiles(values: np.ndarray, level: float) -> np.ndarray:
-    """The middle ``level`` of the values; no interpolation, which infinities would spoil."""
-    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+        kind, (low, high) = "bootstrap", percentiles(vertex(u, resampled(grid)), level)
+    return {"optimum": back(best), "low": back(low), "high": back(high), "interval": kind}
 
 
 def _lost(grid: Grid, at: float, level: float) -> Row:
@@ -314,10 +251,10 @@ def _lost(grid: Grid, at: float, level: float) -> Row:
         return {"regret": np.nan, "low": np.nan, "high": np.nan}
     low, high = np.nan, np.nan
     if grid.runs.shape[1] > 1:
-        sampled = _resampled(grid)
+        sampled = resampled(grid)
         with np.errstate(invalid="ignore"):  # inf − inf: all of the resample diverged
             lost = sampled[:, there[0]] - sampled.min(1)
-        low, high = _percentiles(np.where(np.isnan(lost), np.inf, lost), level)
+        low, high = percentiles(np.where(np.isnan(lost), np.inf, lost), level)
     return {"regret": grid.f[there[0]] - grid.f.min(), "low": low, "high": high}
 
 
@@ -348,15 +285,12 @@ def _reach(u: np.ndarray, f: np.ndarray, limit: float) -> tuple[float, bool]:
     return u[after - 1] + share * (u[after] - u[after - 1]), False
 
 
-VALUE, SEED = " y", " seed"  # columns of our own, which no key is called
-
-
 def _grids(
     frame: pd.DataFrame, x: str, y: str, by: By, seed: str, goal: str, average: str
 ) -> Grids:
-    _choice("goal", goal, SIGNS)
-    _choice("average", average, AVERAGES)
-    return _gridded(_runs(frame, y, goal), x, by, seed, goal, average)
+    choice("goal", goal, SIGNS)
+    choice("average", average, AVERAGES)
+    return gridded(_runs(frame, y, goal), x, by, seed, goal, average)
 
 
 def _runs(frame: pd.DataFrame, y: str, goal: str) -> pd.DataFrame:
@@ -368,40 +302,6 @@ def _runs(frame: pd.DataFrame, y: str, goal: str) -> pd.DataFrame:
     if "status" in last:
         diverged |= (last["status"] == "diverged").to_numpy()
     return last[_labels(frame)].assign(**{VALUE: np.where(diverged, np.inf, value)})
-
-
-def _gridded(runs: pd.DataFrame, x: str, by: By, seed: str, goal: str, average: str) -> Grids:
-    """The runs by group. Raises ConfigError unless the keys tell all jobs apart."""
-    names = (by,) if isinstance(by, str) else tuple(by)
-    for name in (x, *names):
-        _choice("key", name, runs.columns.drop(VALUE))
-    if not is_numeric_dtype(runs[x]) or runs[x].isna().any():
-        raise ConfigError(f"x={x}: each job needs a number there; leave out those that have none")
-    seeds = pd.factorize(runs[seed], use_na_sentinel=False)[0] if seed in runs else 0
-    runs = runs.assign(**{SEED: seeds, **{name: runs[name].map(_hashable) for name in names}})
-    place = [x, SEED, *names]
-    runs = runs.drop_duplicates([*place, "job"])  # a job of two sweeps counts once
-    _check_unique(runs, place)
-    parts = runs.groupby(list(names), dropna=False, sort=False) if names else [((), runs)]
-    groups = [_grid(key, part, x, goal, average) for key, part in parts]
-    return Grids(names, {grid.key: grid for grid in groups})
-
-
-def _grid(key: tuple[Any, ...], runs: pd.DataFrame, x: str, goal: str, average: str) -> Grid:
-    table = runs.pivot(index=x, columns=SEED, values=VALUE).sort_index()
-    key = tuple(None if pd.isna(part) is True else part for part in key)  # NaN ≠ NaN
-    return Grid(key, table.index.to_numpy(float), table.to_numpy(float), goal, average)
-
-
-def _check_unique(runs: pd.DataFrame, place: list[str]) -> None:
-    twice = runs[runs.duplicated(place)]
-    if len(twice):
-        first = ", ".join(f"{name.strip()}={twice[name].iloc[0]}" for name in place)
-        raise ConfigError(f"two jobs have {first}: add to `by` what sets them apart, or leave one")
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _positive(grids: Grids, x: str) -> Grids:
@@ -429,17 +329,10 @@ def _column(frame: pd.DataFrame, column: str) -> None:
     for needed in ("job", "step"):
         if needed not in frame:
             raise ConfigError(f"no column '{needed}': a frame of lmech.collect is needed")
-    _choice("column", column, frame.columns)
+    choice("column", column, frame.columns)
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> None:
     _column(frame, column)
     if not is_numeric_dtype(frame[column]):
         raise ConfigError(f"{column} is no number: make a column of one (its first entry, a norm)")
-
-
-def _choice(what: str, word: str, choices: Iterable[str]) -> None:
-    known = list(choices)
-    if word not in known:
-        hint = nearest(word, known)
-        raise ConfigError(f"no {what} '{word}'{hint} (there are {', '.join(known)})")
