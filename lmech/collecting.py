@@ -119,7 +119,8 @@ def collect(
         tables, names = [list(part) for part in zip(*read, strict=True)] or [[], []]
     _check(columns, [*jobs, *(name for known in names for name in known)])
     metrics = _joined(tables).to_pandas()
-    order = [name for name in columns or metrics if name in metrics and name != "step"]
+    wanted = dict.fromkeys(metrics if columns is None else columns)
+    order = [name for name in wanted if name in metrics and name != "step"]
     rows = jobs.take(np.repeat(np.asarray(there, int), [len(table) for table in tables]))
     return pd.concat([rows.reset_index(drop=True), metrics[["step", *order]]], axis=1)
 

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,11 +85,11 @@ def run_sweep(
         follow = _harmless(show)
         for number, group in held:
             if all(planning.finished(target / job.id, job) for job in group):
-                follow(tally.ends(dict.fromkeys([job.id for job in group], "skipped")))
+                follow(tally.ends, dict.fromkeys([job.id for job in group], "skipped"))
                 continue  # by another process, meanwhile
-            follow(tally.begins(number))
-            ended, why = _guarded(run, group, lambda *record: follow(tally.reaches(*record)))
-            follow(tally.ends(ended))
+            follow(tally.begins, number)
+            ended, why = _guarded(run, group, partial(follow, tally.reaches))
+            follow(tally.ends, ended)
             statuses |= ended
             reasons |= why
     wall = time.monotonic() - started
@@ -240,16 +241,16 @@ def _built(group: Group) -> building.Batch:
         return building.build([job.config for job in group])
 
 
-def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """The logger, silenced by its first exception: it must not cost a number."""
+def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
+    """``show(entry(*what))``, silenced by its first exception: it must not cost a number."""
     broken = False
 
-    def guarded(progress: Progress) -> None:
+    def guarded(entry: Callable[..., Progress], *what: Any) -> None:
         nonlocal broken
         if broken:
             return
         try:
-            show(progress)
+            show(entry(*what))
         except Exception as error:
             broken = True
             print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
