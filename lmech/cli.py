@@ -32,7 +32,8 @@ lmech: a lab bench for learning mechanics
                                          memory; starts nothing
   lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
   lmech list [GROUP|keys]                experiments, models, datasets, … or every key
-  lmech collect DIR [--to FILE]          results as one table: .parquet or .csv
+  lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
+                                         results as one table: .parquet or .csv
   lmech verify                           golden numbers beside this machine's
 
 Keys follow Hydra's grammar; `lmech list keys` shows them with their defaults. Results go to
@@ -264,21 +265,38 @@ def _list(words: list[str]) -> int:
 
 def _collect(words: list[str]) -> int:
     parser = _parser("collect", "Results as one table, one row a run and step.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="a sweep's, or one above: all below it")
+    parser.add_argument("--columns", help="observables, A,B (default: all); the rest is not read")
+    parser.add_argument(
+        "--steps", help="last (each run's last row), 0,100 or FIRST:END:STRIDE (default: all)"
+    )
     parser.add_argument("--to", type=Path, help="FILE.parquet or FILE.csv (default: print a part)")
     options = parser.parse_args(words)
-    from lmech.collecting import collect
+    from lmech import collecting
 
-    frame = collect(options.folder)
-    writers: dict[str, Callable[..., Any]] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
+    writers = {".parquet": collecting.write_parquet, ".csv": collecting.write_csv}
+    if options.to and options.to.suffix not in writers:
+        raise ConfigError(f"--to {options.to}: write a file that ends in {' or '.join(writers)}")
+    columns = options.columns.split(",") if options.columns else None
+    frame = collecting.collect(options.folder, columns, _steps(options.steps))
     if options.to is None:
         print(frame)
         return 0
-    if options.to.suffix not in writers:
-        raise ConfigError(f"--to {options.to}: write a file that ends in {' or '.join(writers)}")
-    writers[options.to.suffix](options.to, index=False)
+    writers[options.to.suffix](frame, options.to)
     print(f"{len(frame)} rows: {options.to}")
     return 0
+
+
+def _steps(text: str | None) -> Any:
+    """What ``collect`` takes for ``last``, ``0,100`` and ``0:1000:10``."""
+    if text in (None, "last"):
+        return text
+    try:
+        if ":" in text:
+            return slice(*(int(part) if part else None for part in text.split(":")))
+        return [int(part) for part in text.split(",")]
+    except (TypeError, ValueError):
+        raise ConfigError(f"--steps {text}: write last, 0,100 or 0:1000:10") from None
 
 
 def _verify(words: list[str]) -> int:

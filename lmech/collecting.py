@@ -1,18 +1,35 @@
 """Results as data frames. No JAX here."""
 
 import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
+from pandas.api.types import infer_dtype
+
+from lmech.disk import atomically, finite
 
 
 def read_jobs(sweep: Path) -> pd.DataFrame:
     """One row a job of a sweep folder: ``job``, the swept keys, ``status``, ``ended_at``."""
+    return pd.DataFrame(_jobs(sweep))
+
+
+def _manifest(sweep: Path) -> list[dict[str, Any]]:
+    lines = (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _jobs(sweep: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in _manifest(sweep):
         result = sweep / entry["id"] / "result.json"
         ended = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
         rows.append(
@@ -23,7 +40,7 @@ def read_jobs(sweep: Path) -> pd.DataFrame:
                 "ended_at": ended.get("steps"),
             }
         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 class Run(NamedTuple):
@@ -46,11 +63,9 @@ class Run(NamedTuple):
 
 def read_runs(sweep: Path) -> list[Run]:
     """The jobs of a sweep that have a result and have not failed, in the manifest's order."""
-    lines = (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
     runs = [
         _read_run(sweep / entry["id"], entry["overrides"])
-        for entry in entries
+        for entry in _manifest(sweep)
         if (sweep / entry["id"] / "metrics.parquet").is_file()
     ]
     return [run for run in runs if run.result["status"] != "failed"]
@@ -74,25 +89,128 @@ def sweeps(path: Path) -> list[Path]:
     return found
 
 
-def collect(path: str | Path) -> pd.DataFrame:
-    """Every recorded number of the sweeps at or below ``path``.
+Steps = int | Iterable[int] | slice
+Keep = Callable[[pa.Table], pa.Table]
 
-    One row a job and step: ``sweep``, ``job``, the swept keys, ``step``, then the observables
-    (NaN where not measured, lists where vectors). Raises FileNotFoundError if nothing is there.
+
+def collect(
+    path: str | Path, columns: Sequence[str] | None = None, steps: Steps | str | None = None
+) -> pd.DataFrame:
+    """Every recorded number of the sweeps at or below ``path``, or some of them.
+
+    One row a job and step: ``sweep``, ``job``, the swept keys, ``status`` (done or diverged; a job
+    without numbers has no row), ``step``, then the observables (NaN where not measured, lists where
+    vectors). What stands left of ``step`` is about the job. A job of two sweeps is there twice.
+
+    ``columns``: the observables to read; the others cost nothing. ``steps``: the rows to keep: a
+    step, several (a list, a range), a slice of steps (``slice(1000, None, 10)``, its end left out)
+    or ``"last"``, each job's last row, with NaN for what was not measured in it.
+
+    Raises FileNotFoundError if nothing is at ``path``, ConfigError for columns that nobody
+    recorded and for steps that are none of these.
     """
-    frames: list[pd.DataFrame] = []
-    for sweep in sweeps(Path(path)):
-        for row in read_jobs(sweep).to_dict("records"):
-            metrics = sweep / str(row["job"]) / "metrics.parquet"
-            if metrics.is_file():
-                frames.append(_one(sweep, {str(k): v for k, v in row.items()}, metrics))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    keep = _kept(steps)
+    found = [(sweep, row) for sweep in sweeps(Path(path)) for row in _jobs(sweep)]
+    places = [sweep / row["job"] / "metrics.parquet" for sweep, row in found]
+    there = [index for index, place in enumerate(places) if place.is_file()]
+    jobs = _labels([{"sweep": sweep.name, **row} for sweep, row in found])
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(partial(_read, columns, keep), (places[index] for index in there))
+        tables, names = [list(part) for part in zip(*read, strict=True)] or [[], []]
+    _check(columns, [*jobs, *(name for known in names for name in known)])
+    metrics = _joined(tables).to_pandas()
+    wanted = dict.fromkeys(metrics if columns is None else columns)
+    order = [name for name in wanted if name in metrics and name != "step"]
+    rows = jobs.take(np.repeat(np.asarray(there, int), [len(table) for table in tables]))
+    return pd.concat([rows.reset_index(drop=True), metrics[["step", *order]]], axis=1)
 
 
-def _one(sweep: Path, row: dict[str, Any], metrics: Path) -> pd.DataFrame:
-    frame = pd.read_parquet(metrics)
-    labels = {k: v for k, v in row.items() if k not in ("status", "ended_at")}
-    labels = {"sweep": sweep.name, **labels}
-    index = pd.RangeIndex(len(frame))
-    head = pd.DataFrame({key: [value] * len(frame) for key, value in labels.items()}, index=index)
-    return pd.concat([head, frame], axis=1)
+def _labels(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What stands left of ``step``: the status last, however many keys each sweep has."""
+    jobs = pd.DataFrame(rows).drop(columns="ended_at")
+    return jobs[[name for name in jobs if name != "status"] + ["status"]]
+
+
+def _read(columns: Sequence[str] | None, keep: Keep, file: Path) -> tuple[pa.Table, list[str]]:
+    """``step`` and the asked columns that the file has, at the asked steps; and all that it has."""
+    with pq.ParquetFile(file) as parquet:
+        known = parquet.schema_arrow.names
+        wanted = [name for name in known if columns is None or name == "step" or name in columns]
+        table = parquet.read(columns=wanted, use_threads=False)
+    return keep(table.select(wanted)), known  # `read` takes "a" for every "a.b" too
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table with all columns: null where a job has none, the wider of two number types."""
+    empty = pa.table({"step": pa.array([], pa.int64())})
+    try:
+        return pa.concat_tables([empty, *tables], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        first = str(error).splitlines()[0]
+        raise _mistake(f"{first}: collect these sweeps one by one, or name columns") from None
+
+
+def _check(columns: Sequence[str] | None, known: Sequence[str]) -> None:
+    if isinstance(columns, str):
+        raise _mistake(f"columns={columns!r}: write a list, columns=[{columns!r}]")
+    for name in columns or []:
+        if name not in ("step", *known):
+            raise _mistake(f"no column '{name}'", name, dict.fromkeys(known))
+
+
+def _mistake(text: str, word: str = "", choices: Iterable[str] = ()) -> ValueError:
+    """A ConfigError, with the choice that is nearest to ``word`` and all of them."""
+    from lmech.config import ConfigError, nearest  # noqa: PLC0415 Hydra; `import lmech` is light
+
+    listed = f" (there are {', '.join(choices)})" if choices else ""
+    return ConfigError(text + nearest(word, choices) + listed)
+
+
+def _kept(steps: Steps | str | None) -> Keep:
+    """The rows of a table that ``steps`` asks for."""
+    if steps is None:
+        return lambda table: table
+    mask = _mask(steps)
+    return lambda table: table.filter(pa.array(mask(table["step"].to_numpy())))
+
+
+def _mask(steps: Steps | str) -> Callable[[np.ndarray], np.ndarray]:
+    if isinstance(steps, str) and steps == "last":
+        return lambda at: at == at.max(initial=-1)
+    if isinstance(steps, slice):
+        first, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+        if min(first, stop or 0) >= 0 and stride > 0:
+            last = np.inf if stop is None else stop
+            return lambda at: (at >= first) & (at < last) & ((at - first) % stride == 0)
+    elif isinstance(steps, Iterable) and not isinstance(steps, str):
+        several = list(steps)
+        if all(isinstance(step, int | np.integer) for step in several):
+            return lambda at: np.isin(at, np.asarray(several, int))
+    elif isinstance(steps, int | np.integer):
+        return lambda at: at == steps
+    raise _mistake(
+        f"steps={steps!r}: write a step, several ([0, 100] or a range), a slice of steps from 0 up "
+        "(slice(0, 1000, 10)) or 'last'"
+    )
+
+
+def _json_cells(frame: pd.DataFrame, names: Iterable[Hashable]) -> pd.DataFrame:
+    """The frame with JSON text in those of the columns that hold lists, or things of two types."""
+    mixed = [name for name in names if infer_dtype(frame[name]).startswith("mixed")]
+    texts = {
+        name: frame[name].map(lambda cell: json.dumps(finite(cell)), na_action="ignore")
+        for name in mixed
+    }
+    return frame.assign(**{str(name): text for name, text in texts.items()})
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A collected frame as CSV; lists are JSON text."""
+    flat = _json_cells(frame, frame)
+    atomically(path, lambda temporary: flat.to_csv(temporary, index=False))
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """A collected frame as Parquet; swept keys with lists or two types of values are JSON text."""
+    flat = _json_cells(frame, frame.loc[:, :"step"])
+    atomically(path, lambda temporary: flat.to_parquet(temporary, index=False))

@@ -39,25 +39,10 @@ from lmech.member import Program
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.progress import Tally
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
-
-
-class Clock:
-    """Steps per second since the first record: the compilation is over by then."""
-
-    def __init__(self) -> None:
-        """Not started."""
-        self._first: tuple[float, int] | None = None
-
-    def rate(self, step: int) -> float:
-        """Steps per second up to ``step``, which has just arrived (0 at the first)."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, step)
-        since, at = self._first
-        return (step - at) / (now - since) if now > since else 0.0
 
 
 def run_sweep(
@@ -83,10 +68,17 @@ def run_sweep(
     with compiling.counted() as compilations, logger as show, listening(run.due):
         batches = _planned(run, jobs, todo)
         follow = _harmless(show)
+        horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
+        tally = Tally(horizons, skipped=len(jobs) - len(todo))
         with closing(_free(run, batches)) as held:  # an exception lets go of the lock at once
-            for batch in held:
-                place = partial(Progress, batches.index(batch), len(batches), len(batch.jobs))
-                ended, why = _guarded(run, batch, lambda *at, p=place: follow(p(*at)))
+            for number, batch in held:
+                ended: dict[str, str] = dict.fromkeys(horizons[number], "skipped")
+                why: Reasons = {}
+                if batch.jobs:  # else another process has done them all
+                    follow(tally.begins, number)
+                    trained, why = _guarded(run, batch, partial(follow, tally.reaches))
+                    ended |= trained
+                follow(tally.ends, ended)
                 statuses |= ended
                 reasons |= why
                 if why and first["on_failure"] == "stop":
@@ -96,7 +88,7 @@ def run_sweep(
     wall = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
-    counts["skipped"] = len(jobs) - len(todo)
+    counts["skipped"] = len(jobs) - len(todo) + list(statuses.values()).count("skipped")
     counts["missing"] = len(jobs) - sum(counts.values())
     write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
@@ -251,27 +243,27 @@ def _set_aside(target: Path, jobs: Sequence[Job]) -> None:
         (target / job).rename(aside / job)
 
 
-def _free(run: Run, batches: Sequence[Batch]) -> Generator[Batch, None, None]:
-    """The batches, each held while it is worked on; others' are waited for.
+def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], None, None]:
+    """The batches by place, each held while it is worked on; others' are waited for.
 
     Of a batch that another process has had, those jobs that it left.
     """
-    waiting = list(batches)
+    waiting = list(enumerate(batches))
     while waiting:
         busy = []
-        for batch in waiting:
+        for number, batch in waiting:
             with locking.held(_place(run, batch).with_suffix(".lock")) as mine:
                 if not mine:
-                    busy.append(batch)
+                    busy.append((number, batch))
                     continue
-                jobs = [
-                    j for j in batch.jobs if planning.standing(run.target / j.id, j) == "missing"
-                ]
-                if jobs:
-                    yield batch._replace(jobs=jobs)
+                yield number, batch._replace(jobs=_left(run, batch.jobs))
         if len(busy) == len(waiting):
             time.sleep(1.0)
         waiting = busy
+
+
+def _left(run: Run, jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if planning.standing(run.target / job.id, job) == "missing"]
 
 
 def _guarded(
@@ -360,16 +352,16 @@ def _built(batch: Batch) -> building.Batch:
         return building.build([job.config for job in batch.jobs], batch.program)
 
 
-def _harmless(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """The logger, silenced by its first exception: it must not cost a number."""
+def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
+    """``show(entry(*what))``, silenced by its first exception: it must not cost a number."""
     broken = False
 
-    def guarded(progress: Progress) -> None:
+    def guarded(entry: Callable[..., Progress], *what: Any) -> None:
         nonlocal broken
         if broken:
             return
         try:
-            show(progress)
+            show(entry(*what))
         except Exception as error:
             broken = True
             print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
@@ -408,7 +400,7 @@ def _run_batch(
     """Train a batch and write its jobs' files as they end, their ``statuses`` with them."""
     setup = _built(batch)
     begun = _begun(run, batch, setup, before)
-    horizon = max(job.config["steps"] for job in batch.jobs)
+    names = [job.id for job in batch.jobs]
     ids = [planning.whole_id(job) for job in batch.jobs]
     recorder, fresh = (
         Recorder(len(batch.jobs)),
@@ -418,7 +410,6 @@ def _run_batch(
         recorder.add(old)
     record = {**batch.execution, **_resumption(begun, batch.execution)}
     parts, saved = (begun.parts, begun.saved) if begun else (range(0), None)
-    clock = Clock()
     with numerics(batch.jobs[0].config["precision"]["matmul"]):
         for event in engine.train(
             *setup,
@@ -431,8 +422,7 @@ def _run_batch(
                 case Record():
                     recorder.add(event)
                     fresh.append(event)
-                    step = int(event.steps.max(initial=0))
-                    show(step, horizon, clock.rate(step), recorder.last)
+                    show(names, int(event.steps.max(initial=0)), recorder.last)
                 case Saved():
                     parts = checkpoints.write(
                         _place(run, batch), event, fresh, parts, ids, batch.execution

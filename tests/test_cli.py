@@ -164,6 +164,18 @@ def test_a_loss_that_is_not_finite_at_the_last_weights_is_divergence(elsewhere):
     assert (result["status"], result["nonfinite_at"]) == ("diverged", 1)
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_a_log_accounts_for_every_job_and_step(capsys):
+    sweep = ["-m", *RUN[:-1], "optimizer.learning_rate=0.1,1e9", "batch_size=null,5"]
+    assert main(sweep) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for number in (1, 2):
+        about = [line for line in lines if line.startswith(f"batch {number}/2 × 2: ")]
+        assert "begins, 20 steps" in about[0]
+        assert "1 done, 1 diverged" in about[-1]
+    assert any(line.startswith("sweep: 2 done, 2 diverged, 100 % of 80 steps") for line in lines)
+
+
 def test_a_broken_logger_costs_no_number(elsewhere, capsys):
     (elsewhere / "mine.py").write_text(
         "from contextlib import contextmanager\n"
