@@ -6,7 +6,6 @@ parameter that it will reach, before anything is compiled or written.
 """
 
 import difflib
-import inspect
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -18,12 +17,12 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lmech import paths
+from lmech import paths, signatures
+from lmech.signatures import Signature
 
 Config = dict[str, Any]
 Seed = Annotated[int, Interval(ge=0, lt=2**31)]
@@ -183,14 +182,13 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
     target = known.get(f"{section}._target_")
     if target is None:
         return []
-    function = _target(section, target)
-    return [f"{section}.{name}" for name in inspect.signature(function).parameters]
+    return [f"{section}.{name}" for name in signature(section, target).kinds]
 
 
-def _target(path: str, target: str) -> Any:
-    """What a ``_target_`` names. Raises ConfigError."""
+def signature(path: str, target: str) -> Signature:
+    """What the ``_target_`` of the section at ``path`` takes. Raises ConfigError."""
     try:
-        return get_method(target)
+        return signatures.signature(target, by_name=path == "optimizer")
     except Exception as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{path}._target_={target}: {_one_line(cause)}") from error
@@ -300,7 +298,7 @@ def _checked(config: Config, key: str, value: Any) -> Any:
     node = select(config, section)
     if leaf == "every":
         return check(key, value, Positive)
-    return _argument(key, value, _kinds(section, _target(section, node["_target_"]))[leaf])
+    return _argument(key, value, signature(section, node["_target_"]).kinds[leaf])
 
 
 def validated(config: Config) -> Config:
@@ -390,8 +388,7 @@ def call(path: str, node: Any) -> Config:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{path} needs a _target_")
     target = node["_target_"]
-    function = _target(path, target)
-    kinds = _kinds(path, function)
+    kinds = signature(path, target).kinds
     for key in node:
         if key != "_target_" and key not in kinds:
             raise ConfigError(
@@ -408,14 +405,3 @@ def _argument(path: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and "_target_" in value:
         return call(path, value)
     return check(path, value, kind)
-
-
-def _kinds(path: str, function: Any) -> dict[str, Any]:
-    """What each parameter may be: its annotation if it is ours or the user's, else by its name."""
-    parameters = inspect.signature(function).parameters
-    if path != "optimizer":
-        hints = typing.get_type_hints(function, include_extras=True)
-        return {name: hints.get(name, Any) for name in parameters}
-    from lmech import optimizers  # noqa: PLC0415 imports JAX
-
-    return {name: optimizers.kind(parameter) for name, parameter in parameters.items()}

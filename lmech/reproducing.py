@@ -3,15 +3,15 @@
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import claims as verdicts
-from lmech import collecting, config, planning, plotting, report, sweeps
+from lmech import config, planning, sweeps
 from lmech.config import ConfigError
 from lmech.disk import atomically, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Experiment(NamedTuple):
@@ -108,6 +108,8 @@ def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:
+    from lmech import collecting, plotting
+
     runs = collecting.read_runs(folder)
     if runs:
         figure = plotting.curves(runs)
@@ -121,13 +123,17 @@ def _train(overrides: Sequence[str], sweep: Any) -> tuple[Path, dict[str, int], 
     todo = planning.unfinished(jobs, folder)
     if not todo and (folder / "summary.json").is_file():
         return folder, {"skipped": len(jobs)}, {}
-    from lmech import running  # noqa: PLC0415 only what trains needs JAX
+    from lmech import running
 
     return folder, *running.run_sweep(jobs, todo, folder)
 
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:
     """Measure, judge and draw from what is on the disk."""
+    import pandas as pd
+
+    from lmech import collecting, plotting
+
     module = importlib.import_module(experiment.module)
     runs = collecting.read_runs(folder)
     if not runs:
@@ -151,6 +157,8 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     return judged
 
 
-def _draw(folder: Path, figure: Figure, **report_parts: Any) -> None:
+def _draw(folder: Path, figure: "Figure", **report_parts: Any) -> None:
+    from lmech import report
+
     atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
     report.write(folder, figure=figure, **{"claims": [], **report_parts})
