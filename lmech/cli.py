@@ -138,12 +138,12 @@ def _plan(words: list[str]) -> int:
     folder = planning.folder(jobs)
     todo = planning.unfinished(jobs, folder)
     groups = planning.group(todo)
-    from lmech.estimating import estimate
-
-    estimates = [estimate(group, compile="--compile" in words) for group in groups]
-    terminal = _terminal()
+    estimates = []
     if groups:
-        terminal.print(plan_table(groups, estimates))
+        from lmech.estimating import estimate
+
+        estimates = [estimate(group, compile="--compile" in words) for group in groups]
+        _terminal().print(plan_table(groups, estimates))
     done = len(jobs) - len(todo)
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")

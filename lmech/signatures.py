@@ -16,6 +16,7 @@ import logging
 import os
 import pickle
 import pkgutil
+import re
 import sys
 import typing
 from contextlib import suppress
@@ -51,8 +52,6 @@ RANGES: dict[str, Any] = {
     "adam_b2": Fraction,
 }
 
-logging.getLogger("hydra.utils").disabled = True  # it prints what it also raises
-
 
 class Signature(NamedTuple):
     """What a ``_target_`` takes."""
@@ -73,16 +72,40 @@ def signature(target: str, by_name: bool) -> Signature:
     basis = _basis(target) if file else None
     if file is None or basis is None:
         return _read(target, by_name)
-    key, memo = f"{target} {by_name}", _memo(file)
-    known = key in memo and memo[key].basis == basis
-    if known and _module(target) not in sys.modules:
-        return Signature(_unpickled(memo[key].kinds), basis.source)
+    memo = _memo(file)
+    kinds = _recalled(memo, target, by_name, basis)
+    if kinds is not None and _module(target) not in sys.modules:
+        return Signature(_unpickled(kinds), basis.source)
     found = _read(target, by_name)
-    kinds = None if known else _pickled(found.kinds)
-    if kinds is not None and found.source == basis.source and _basis(target) == basis:
-        memo[key] = Entry(basis, kinds)
+    if kinds is None:
+        _remember(memo, target, by_name, basis, found)
+        if basis.source is None:
+            _remember_presets(memo)
         _write(file, memo)
     return found
+
+
+def _recalled(memo: "Memo", target: str, by_name: bool, basis: "Basis") -> bytes | None:
+    entry = memo.get(f"{target} {by_name}")
+    return entry.kinds if entry and entry.basis == basis else None
+
+
+def _remember(memo: "Memo", target: str, by_name: bool, basis: "Basis", found: Signature) -> None:
+    """Put it into the memo, if it was read from the basis and survives the writing."""
+    kinds = _pickled(found.kinds)
+    if kinds is not None and found.source == basis.source and _basis(target) == basis:
+        memo[f"{target} {by_name}"] = Entry(basis, kinds)
+
+
+def _remember_presets(memo: "Memo") -> None:
+    """The presets' targets too, now that JAX is imported: the next command may be about them."""
+    for file in sorted(paths.conf().rglob("*.yaml")):
+        by_name = file.parent.name == "optimizer"
+        for target in re.findall(r"_target_: ([\w.]+)", file.read_text(encoding="utf-8")):
+            basis = _basis(target) if _ours(target) else None
+            if basis is not None and _recalled(memo, target, by_name, basis) is None:
+                with suppress(Exception):
+                    _remember(memo, target, by_name, basis, _read(target, by_name))
 
 
 def _module(target: str) -> str:
@@ -90,7 +113,7 @@ def _module(target: str) -> str:
 
 
 def _read(target: str, by_name: bool) -> Signature:
-    function = get_method(target)
+    function = _located(target)
     parameters = inspect.signature(function).parameters
     if by_name:
         kinds = {name: kind(parameter) for name, parameter in parameters.items()}
@@ -98,6 +121,15 @@ def _read(target: str, by_name: bool) -> Signature:
         hints = typing.get_type_hints(function, include_extras=True)
         kinds = {name: hints.get(name, Any) for name in parameters}
     return Signature(kinds, _defined_in(function))
+
+
+def _located(target: str) -> Any:
+    log = logging.getLogger("hydra.utils")
+    log.disabled, before = True, log.disabled  # it prints what it also raises
+    try:
+        return get_method(target)
+    finally:
+        log.disabled = before
 
 
 def kind(parameter: inspect.Parameter) -> Any:
@@ -211,8 +243,7 @@ PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, 
 
 def _stands_alone(module: ast.Module, name: str) -> bool:
     """Whether the text alone says what ``name`` is: one plain definition, of known things."""
-    first, *rest = module.body
-    body = rest if isinstance(first, ast.Expr) and ast.get_docstring(module) else module.body
+    body = module.body[1:] if ast.get_docstring(module) else module.body
     defined = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     nodes = list(ast.walk(module))
     return (
