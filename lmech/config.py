@@ -9,6 +9,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -231,8 +232,13 @@ def check_key(key: str, known: Mapping[str, Any]) -> None:
 
 
 def _taken(known: Mapping[str, Any]) -> list[str]:
-    """What the sections' targets take, as keys."""
-    return [name for key in known if key.endswith("._target_") for name in _parameters(key, known)]
+    """What the sections' targets take, as keys (of those that can be imported)."""
+    taken = []
+    for key in known:
+        if key.endswith("._target_"):
+            with suppress(ConfigError):
+                taken += _parameters(key, known)
+    return taken
 
 
 def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:

@@ -99,13 +99,22 @@ def _remember(memo: "Memo", target: str, by_name: bool, basis: "Basis", found: S
 
 def _remember_presets(memo: "Memo") -> None:
     """The presets' targets too, now that JAX is imported: the next command may be about them."""
-    for file in sorted(paths.conf().rglob("*.yaml")):
-        by_name = file.parent.name == "optimizer"
-        for target in re.findall(r"_target_: ([\w.]+)", file.read_text(encoding="utf-8")):
-            basis = _basis(target) if _ours(target) else None
-            if basis is not None and _recalled(memo, target, by_name, basis) is None:
-                with suppress(Exception):
-                    _remember(memo, target, by_name, basis, _read(target, by_name))
+    for target, by_name in presets():
+        basis = _basis(target) if _ours(target) else None
+        if basis is not None and _recalled(memo, target, by_name, basis) is None:
+            with suppress(Exception):
+                _remember(memo, target, by_name, basis, _read(target, by_name))
+
+
+def presets() -> list[tuple[str, bool]]:
+    """Every target that a config file names, and whether it is an optimizer."""
+    return sorted(
+        {
+            (target, file.parent.name == "optimizer")
+            for file in paths.conf().rglob("*.yaml")
+            for target in re.findall(r"_target_: ([\w.]+)", file.read_text(encoding="utf-8"))
+        }
+    )
 
 
 def _module(target: str) -> str:
