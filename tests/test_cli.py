@@ -159,14 +159,14 @@ def test_a_loss_that_is_not_finite_at_the_last_weights_is_divergence(elsewhere):
 
 
 def test_a_broken_logger_costs_no_number(elsewhere, capsys):
-    (elsewhere / "mine.py").write_text(
+    (elsewhere / "wire.py").write_text(
         "from contextlib import contextmanager\n"
         "@contextmanager\ndef follow():\n"
         "    def show(progress):\n        raise RuntimeError('the wire is cut')\n"
         "    yield show\n"
         "def broken():\n    return follow\n"
     )
-    assert main([*RUN[:-1], "logger._target_=mine.broken"]) == 0
+    assert main([*RUN[:-1], "logger._target_=wire.broken"]) == 0
     assert "the logger stopped: RuntimeError: the wire is cut" in capsys.readouterr().err
 
 
