@@ -32,7 +32,7 @@ from lmech import paths
 from lmech.disk import atomically
 
 OURS = ("lmech", "optax", "flax", "jax")
-# What kinds may depend on, beside the sources of lmech and of the target.
+STAMPED = ("lmech", "optax", "flax")  # whose files are looked at; of the others, the versions
 DISTRIBUTIONS = ("annotated-types", "flax", "jax", "numpy", "optax", "pydantic", "pydantic-core")
 
 Rate = Annotated[FiniteFloat, Ge(0)]
@@ -184,12 +184,16 @@ def _basis(target: str) -> Basis | None:
 
 
 def _of_library(target: str) -> Basis | None:
-    root, inner = target.split(".")[:2]
-    if root == "lmech" and not {inner, f"{inner}.py"} & set(os.listdir(paths.package())):
-        return None  # a folder beside the package, in a checkout
     sources = _sources()
-    known = root in sources.packages and _module(target) not in sources.loaded
+    known = _stamped(target) and _module(target) not in sources.loaded
     return Basis(sources.stamp, None) if known else None
+
+
+def _stamped(path: str) -> bool:
+    """Whether the stamp covers the file: in a checkout, folders beside lmech's own are its too."""
+    root, *inner = path.split(".")
+    own = {f"{part}{end}" for part in inner[:1] for end in ("", ".py")} - {"experiments"}
+    return root in STAMPED and (root != "lmech" or bool(own & set(os.listdir(paths.package()))))
 
 
 def _of_user(target: str) -> Basis | None:
@@ -216,8 +220,6 @@ def _digest(*parts: Any) -> str:
 class Sources(NamedTuple):
     """Python and the libraries as they were when they were first looked at."""
 
-    packages: tuple[str, ...]
-    """Those whose own files are in the stamp: targets are theirs."""
     stamp: str
     loaded: frozenset[str]
     """The modules that were loaded already."""
@@ -225,10 +227,9 @@ class Sources(NamedTuple):
 
 @cache
 def _sources() -> Sources:
-    packages = ("lmech", "optax", "flax")
     versions = [importlib.metadata.version(name) for name in DISTRIBUTIONS]
-    stamp = _digest(sys.version, versions, [_tree(package) for package in packages])
-    return Sources(packages, stamp, frozenset(sys.modules))
+    stamp = _digest(sys.version, versions, [_tree(package) for package in STAMPED])
+    return Sources(stamp, frozenset(sys.modules))
 
 
 def _tree(package: str) -> list[tuple[str, int, int]]:
@@ -243,7 +244,7 @@ def _tree(package: str) -> list[tuple[str, int, int]]:
 # What a user's module may import and still be known by its own text.
 KNOWN = {
     *("__future__", "collections", "dataclasses", "functools", "itertools", "math", "typing"),
-    *("annotated_types", "flax", "jax", "lmech", "numpy", "optax", "pydantic"),
+    *("annotated_types", "flax", "jax", "numpy", "optax", "pydantic"),
 }
 # By these a module could look elsewhere, or be other than it reads.
 DOUBTFUL = {"__import__", "eval", "exec", "getattr", "globals", "open", "setattr", "vars"}
@@ -275,8 +276,8 @@ def _doubtful(node: ast.AST) -> bool:
         isinstance(node, ast.Global)
         or (isinstance(node, ast.Name) and node.id in DOUBTFUL)
         or (isinstance(node, ast.Attribute) and node.attr.startswith("__"))
-        or any(path.partition(".")[0] not in KNOWN or path.endswith("*") for path in imported)
-        or any(f"{path}.".startswith("lmech.experiments.") for path in imported)
+        or any(path.endswith("*") for path in imported)
+        or not all(path.partition(".")[0] in KNOWN or _stamped(path) for path in imported)
     )
 
 

@@ -226,6 +226,8 @@ def test_a_damaged_memo_is_ignored_and_made_again(damage, forgetful):
         "import os\ndef f(a: int = os.cpu_count()): ...",
         "from lmech.experiments.mine import Rate\ndef f(a: Rate): ...",
         "from lmech import experiments\ndef f(a: int): ...",
+        "from lmech.scripts.ranges import Rate\ndef f(a: Rate): ...",
+        "import lmech\ndef f(a: lmech.experiments.mine.Rate): ...",
         "import functools\n@functools.cache\ndef f(a: int): ...",
         "def f(a: int): ...\ndef f(a: str): ...",
         "def f(a: int): ...\nf = lambda a: a",
