@@ -1,4 +1,4 @@
-"""Where the package keeps its own files, and what it may keep of the user's."""
+"""Where the package keeps its own files."""
 
 import importlib
 import os
@@ -15,18 +15,20 @@ def package() -> Path:
     return Path(__file__).parent
 
 
-def cache() -> Path | None:
-    """The user's cache folder: ``$LMECH_CACHE``, ``$XDG_CACHE_HOME/lmech`` or ``~/.cache/lmech``.
+def cache() -> Path:
+    """The user's folder for what can be made anew: ``$LMECH_CACHE``, else the system's place."""
+    own = os.environ.get("LMECH_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmech"
 
-    None unless it is there (or can be made), the user's own and writable by nobody else.
-    """
-    own, shared = os.environ.get("LMECH_CACHE"), os.environ.get("XDG_CACHE_HOME")
+
+def private(folder: Path) -> Path | None:
+    """The folder, made if need be; None if it cannot be, or others could write to it."""
     try:
-        parent = Path(shared) if shared else Path.home() / ".cache"
-        folder = Path(own).expanduser() if own else parent / "lmech"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except (OSError, RuntimeError):  # RuntimeError: no home
+        status = folder.stat()
+    except OSError:
         return None
-    others = found.st_mode & 0o022 or found.st_uid != os.getuid()
-    return None if others else folder.absolute()
+    owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return folder if owned and not status.st_mode & 0o022 else None

@@ -308,9 +308,11 @@ Memo = dict[str, Entry]
 
 def _memo_file() -> Path | None:
     """The memo of this installation; None where there is no folder to be trusted with it."""
-    folder = paths.cache()
     which = _digest(str(paths.package()), sys.prefix, sys.version)[:12]
-    return folder / f"signatures-{which}.json" if folder else None
+    with suppress(RuntimeError):  # a user without a home
+        folder = paths.private(paths.cache())
+        return folder / f"signatures-{which}.json" if folder else None
+    return None
 
 
 @cache

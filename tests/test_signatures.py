@@ -12,7 +12,7 @@ import pytest
 from annotated_types import Ge
 from pydantic import FiniteFloat
 
-from lmech import cli, config, paths, signatures
+from lmech import cli, config, signatures
 from lmech.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -302,25 +302,16 @@ def test_a_kind_of_known_parts_is_remembered_whole(kind):
     assert signatures._unpickled(signatures._pickled({"a": kind})) == {"a": kind}
 
 
-def test_a_cache_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+def test_a_folder_that_others_can_write_to_holds_no_memo(tmp_path, monkeypatch):
     monkeypatch.setenv("LMECH_CACHE", str(tmp_path / "mine"))
-    assert paths.cache() == tmp_path / "mine"
+    assert signatures._memo_file().parent == tmp_path / "mine"
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
     (tmp_path / "mine").chmod(0o777)
-    assert paths.cache() is None
+    assert signatures._memo_file() is None
     assert signatures.signature("lmech.losses.mse", by_name=False) == ({}, None)
     (tmp_path / "file").touch()
     monkeypatch.setenv("LMECH_CACHE", str(tmp_path / "file" / "below"))
-    assert paths.cache() is None
-
-
-def test_the_cache_folder_is_the_users_unless_told_otherwise(tmp_path, monkeypatch):
-    monkeypatch.delenv("LMECH_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert paths.cache() == tmp_path / "lmech"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert paths.cache() == tmp_path / ".cache" / "lmech"
+    assert signatures._memo_file() is None
 
 
 @pytest.mark.usefixtures("elsewhere")
