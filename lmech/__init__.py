@@ -1,14 +1,25 @@
 """lmech: a lab bench for learning mechanics.
 
-``import lmech`` is light: JAX is imported when something trains, not before.
+``import lmech`` is light: JAX is imported when something trains, pandas when tables are read.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lmech.collecting import collect
+if TYPE_CHECKING:
+    from lmech.collecting import collect
 
 __all__ = ["__version__", "collect"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "collect":
+        raise AttributeError(f"module 'lmech' has no attribute '{name}'")
+    from lmech.collecting import collect
+
+    return collect
+
 
 # In a wheel `conf` and `experiments` lie inside the package. In a checkout they stand beside it,
 # so the checkout's root joins the package's search path: `lmech.experiments` is found either way,

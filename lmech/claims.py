@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from lmech.config import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["holds", "fails", "undetermined"]
 
@@ -60,7 +62,7 @@ def parse(claims: Any) -> list[Claim]:
     return parsed
 
 
-def _selected(measurements: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+def _selected(measurements: "pd.DataFrame", where: Mapping[str, Any]) -> "pd.DataFrame":
     for key, wanted in where.items():
         if key not in measurements:
             raise ConfigError(f"where: no column {key} in {', '.join(map(str, measurements))}")
@@ -95,7 +97,7 @@ def verdict(
     return "fails"
 
 
-def judge(claim: Claim, measurements: pd.DataFrame) -> dict[str, Any]:
+def judge(claim: Claim, measurements: "pd.DataFrame") -> dict[str, Any]:
     """The claim's line of claims.json, from one row a measured unit (a job, a seed, a pair).
 
     ``measurements`` has the claim's quantity as a column, ``job`` or ``jobs``, and whatever

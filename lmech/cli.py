@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
-
 from lmech import claims, config, formats
 from lmech.config import ConfigError
 from lmech.stopping import StoppedError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from lmech.estimating import Estimate
     from lmech.planning import Job
     from lmech.reproducing import Outcome
@@ -163,12 +162,12 @@ def _plan(words: list[str]) -> int:
         taken = planning.elsewhere(todo, folder)
         todo = [job for job in todo if job.id not in taken]
     groups = planning.group(todo)
-    from lmech.estimating import estimate
-
-    estimates = [estimate(group, compile="--compile" in words) for group in groups]
-    terminal = _terminal()
+    estimates = []
     if groups:
-        terminal.print(plan_table(groups, estimates))
+        from lmech.estimating import estimate
+
+        estimates = [estimate(group, compile="--compile" in words) for group in groups]
+        _terminal().print(plan_table(groups, estimates))
     done = len(jobs) - len(todo)
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")
@@ -178,8 +177,11 @@ def _plan(words: list[str]) -> int:
     return 0
 
 
-def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"]) -> Table:
+def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"]) -> "Table":
     """A batch a line: its jobs, what they differ in, steps, cost."""
+    from rich.filesize import decimal
+    from rich.table import Table
+
     heads = ("batch", "jobs", "differ in", "alike in", "steps", "FLOP a step", "memory", "time")
     table = Table(*heads)
     shared = {key for group in groups for job in group for key in job.overrides}
@@ -206,9 +208,8 @@ def _command(words: Sequence[str]) -> str:
 
 def _close(outcome: "Outcome") -> int:
     """The closing table and lines; the exit code."""
-    terminal = _terminal()
     if outcome.claims:
-        terminal.print(claims_table(outcome.claims))
+        _terminal().print(claims_table(outcome.claims))
     for job, trace in outcome.failures.items():
         print(f"failed: {job}: {trace}")
     counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts.items() if count)
@@ -222,13 +223,17 @@ def _close(outcome: "Outcome") -> int:
     return claims.exit_code(outcome.claims)
 
 
-def _terminal() -> Console:
+def _terminal() -> "Console":
+    from rich.console import Console
+
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=140)  # a log file wraps nothing
 
 
-def claims_table(judged: Sequence[dict[str, Any]]) -> Table:
+def claims_table(judged: Sequence[dict[str, Any]]) -> "Table":
     """Claim, measured, predicted, verdict, expected."""
+    from rich.table import Table
+
     table = Table("claim", "measured", "range", "predicted", "interval", "verdict", "expected")
     for claim in judged:
         good = claim["expected"] in ("open", claim["verdict"])
@@ -301,6 +306,9 @@ def _steps(text: str | None) -> Any:
 
 def _verify(words: list[str]) -> int:
     _parser("verify", "Golden numbers beside this machine's.").parse_args(words)
+    from rich.console import Console
+    from rich.table import Table
+
     from lmech.verifying import TOLERANCE, compare
 
     rows = compare()

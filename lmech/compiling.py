@@ -29,7 +29,7 @@ def keep() -> None:
     device = jax.devices()[0]
     kind = f"{device.platform} {device.device_kind} {_processor()}"
     name = f"{jaxlib.__version__}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
-    folder = paths.private(paths.cache() / "xla" / name)
+    folder = paths.private_cache("xla", name)
     if folder is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))

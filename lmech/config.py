@@ -6,9 +6,10 @@ parameter that it will reach, before anything is compiled or written.
 """
 
 import difflib
-import inspect
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,12 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError
 
-from lmech import paths
+from lmech import paths, signatures
+from lmech.signatures import Signature
 
 Config = dict[str, Any]
 Seed = Annotated[int, Interval(ge=0, lt=2**31)]
@@ -64,10 +65,60 @@ class ConfigError(ValueError):
     """A key, option or value that cannot be: one line, with what to write instead."""
 
 
+# What others call it.
+SYNONYMS = {
+    "beta1": "b1",
+    "beta2": "b2",
+    "eta": "learning_rate",
+    "fp32": "float32",
+    "fp64": "float64",
+    "layers": "depth",
+    "logspace": "geomspace",
+    "step_size": "learning_rate",
+    "xent": "cross_entropy",
+}
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing."""
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    scores = {candidate: _likeness(word, candidate) for candidate in candidates}
+    best = max(scores, key=lambda candidate: scores[candidate], default="")
+    return f"; did you mean '{best}'?" if best and scores[best] >= (0.0, 0.6) else ""
+
+
+def _likeness(word: str, candidate: str) -> tuple[float, float]:
+    """How surely the candidate was meant, then how alike the two are spelled."""
+    ratio = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
+    section, _, leaf = word.rpartition(".")
+    place, _, name = candidate.rpartition(".")
+    leaf = SYNONYMS.get(leaf.lower(), leaf)
+    if _alike(word, candidate):
+        return 4.0, ratio
+    near = 0.5 if section and section == place else 0.0
+    if _alike(leaf, name):
+        return 2.0 + near, ratio
+    if _short_for(leaf, name):
+        return 1.0 + 3 * near, ratio
+    return 0.0, ratio if word.count(".") == candidate.count(".") else 0.0
+
+
+def _alike(word: str, other: str) -> bool:
+    """The same but for case, separators, the order of the parts or a plural's s."""
+    parts = [[part.removesuffix("s") for part in _parts(name)] for name in (word, other)]
+    return "".join(parts[0]) == "".join(parts[1]) or sorted(parts[0]) == sorted(parts[1])
+
+
+def _short_for(word: str, other: str) -> bool:
+    """Its initials, or the beginning or the last parts of the one are the other."""
+    if word.lower() == "".join(part[0] for part in _parts(other)):
+        return True
+    short, long = sorted((word.lower(), other.lower()), key=len)
+    last = _parts(long)[-len(_parts(short)) :] == _parts(short)
+    return len(short) >= 3 and (long.startswith(short) or last)
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in re.split(r"[._-]", name.lower()) if part]
 
 
 @cache
@@ -92,6 +143,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        if text.startswith("-"):
+            key = text.lstrip("-").partition("=")[0]
+            raise ConfigError(f"{text!r}: keys have no dashes before them{_hint(key)}")
         if text.startswith(("+", "~")):
             key = text.lstrip("+~").partition("=")[0]
             raise ConfigError(f"{text!r}: keys are neither added nor removed here{_hint(key)}")
@@ -109,7 +163,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _hint(key: str) -> str:
-    return nearest(key, [*groups(), *_leaves(_compose(()))])
+    known = _leaves(_compose(()))
+    return nearest(key, [*groups(), *known, *_taken(known)])
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -173,14 +228,23 @@ def check_key(key: str, known: Mapping[str, Any]) -> None:
     """Raise ConfigError, with the nearest key that there is, unless ``key`` may be set."""
     if key in known or key in _parameters(key, known):
         return
+    candidates = [*known, *groups(), *_taken(known)]
     inner = [path for path in known if path.startswith(f"{key}.")]
     if inner:
-        raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}")
-    last = key.rpartition(".")[2]
-    same = [path for path in known if path.rpartition(".")[2] == last]
-    candidates = [*known, *groups(), *_parameters(key, known)]
-    hint = f"; did you mean '{same[0]}'?" if same else nearest(key, candidates)
-    raise ConfigError(f"unknown key '{key}'{hint or ' (see lmech list keys)'}")
+        hint = nearest(key, [path for path in candidates if path != key and _alike(key, path)])
+        raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}{hint}")
+    hint = nearest(key, candidates) or " (see lmech list keys)"
+    raise ConfigError(f"unknown key '{key}'{hint}")
+
+
+def _taken(known: Mapping[str, Any]) -> list[str]:
+    """What the sections' targets take, as keys (of those that can be imported)."""
+    taken = []
+    for key in known:
+        if key.endswith("._target_"):
+            with suppress(ConfigError):
+                taken += _parameters(key, known)
+    return taken
 
 
 def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
@@ -189,14 +253,13 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
     target = known.get(f"{section}._target_")
     if target is None:
         return []
-    function = _target(section, target)
-    return [f"{section}.{name}" for name in inspect.signature(function).parameters]
+    return [f"{section}.{name}" for name in signature(section, target).kinds]
 
 
-def _target(path: str, target: str) -> Any:
-    """What a ``_target_`` names. Raises ConfigError."""
+def signature(path: str, target: str) -> Signature:
+    """What the ``_target_`` of the section at ``path`` takes. Raises ConfigError."""
     try:
-        return get_method(target)
+        return signatures.signature(target, by_name=path == "optimizer")
     except Exception as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{path}._target_={target}: {_one_line(cause)}") from error
@@ -313,7 +376,7 @@ def _checked(config: Config, key: str, value: Any) -> Any:
     node = select(config, section)
     if leaf == "every":
         return check(key, value, Positive)
-    return _argument(key, value, _kinds(section, _target(section, node["_target_"]))[leaf])
+    return _argument(key, value, signature(section, node["_target_"]).kinds[leaf])
 
 
 def validated(config: Config) -> Config:
@@ -403,8 +466,7 @@ def call(path: str, node: Any) -> Config:
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{path} needs a _target_")
     target = node["_target_"]
-    function = _target(path, target)
-    kinds = _kinds(path, function)
+    kinds = signature(path, target).kinds
     for key in node:
         if key != "_target_" and key not in kinds:
             raise ConfigError(
@@ -421,14 +483,3 @@ def _argument(path: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and "_target_" in value:
         return call(path, value)
     return check(path, value, kind)
-
-
-def _kinds(path: str, function: Any) -> dict[str, Any]:
-    """What each parameter may be: its annotation if it is ours or the user's, else by its name."""
-    parameters = inspect.signature(function).parameters
-    if path != "optimizer":
-        hints = typing.get_type_hints(function, include_extras=True)
-        return {name: hints.get(name, Any) for name in parameters}
-    from lmech import optimizers  # noqa: PLC0415 imports JAX
-
-    return {name: optimizers.kind(parameter) for name, parameter in parameters.items()}

@@ -5,11 +5,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def atomically(path: Path, write: Any) -> None:
@@ -67,8 +68,10 @@ def finite(value: Any) -> Any:
     return value
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: "pa.Table") -> None:
     """Parquet in a canonical layout, so that equal tables are equal bytes."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 what writes no table needs no pyarrow
+
     atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

@@ -6,13 +6,11 @@ program as data, so a sweep over learning rates, momenta or decays shares one pr
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from annotated_types import Ge, Interval
-from pydantic import FiniteFloat
 
 Tree = Any
 Hyperparameters = Mapping[str, jax.Array]
@@ -38,32 +36,6 @@ class Optimizer(NamedTuple):
 
     transformation: Callable[[Hyperparameters], optax.GradientTransformation]
     stability: Callable[[Hyperparameters, Any, Tree], Stability] | None
-
-
-Rate = Annotated[FiniteFloat, Ge(0)]
-Fraction = Annotated[FiniteFloat, Interval(ge=0, lt=1)]
-
-# What the hyper-parameters of anyone's factory may be, by the names that optax gives them.
-RANGES: dict[str, Any] = {
-    "learning_rate": Rate,
-    "weight_decay": Rate,
-    "eps": Rate,
-    "momentum": Fraction | None,
-    "decay": Fraction,
-    "beta": Fraction,
-    "b1": Fraction,
-    "b2": Fraction,
-    "adam_b1": Fraction,
-    "adam_b2": Fraction,
-}
-
-
-def kind(parameter: inspect.Parameter) -> Any:
-    """What a factory's parameter may be: by its name, else the type of its default."""
-    if parameter.name in RANGES:
-        return RANGES[parameter.name]
-    default = type(parameter.default)
-    return {bool: bool, int: int, float: FiniteFloat}.get(default, Any)
 
 
 def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:

@@ -15,20 +15,19 @@ def package() -> Path:
     return Path(__file__).parent
 
 
-def cache() -> Path:
-    """The user's folder for what can be made anew: ``$LMECH_CACHE``, else the system's place."""
-    own = os.environ.get("LMECH_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmech"
+def private_cache(*parts: str) -> Path | None:
+    """The user's folder for what can be made anew; None if it cannot be, or others could write.
 
-
-def private(folder: Path) -> Path | None:
-    """The folder, made if need be; None if it cannot be, or others could write to it."""
+    Under ``$LMECH_CACHE``, else ``$XDG_CACHE_HOME/lmech``, else ``~/.cache/lmech``.
+    """
     try:
+        own = os.environ.get("LMECH_CACHE")
+        system = os.environ.get("XDG_CACHE_HOME")
+        base = Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "lmech"
+        folder = base.joinpath(*parts)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # no room, no rights, no home
         return None
     owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
     return folder if owned and not status.st_mode & 0o022 else None

@@ -1,7 +1,6 @@
 """From overrides to jobs: expand a sweep, validate every job, hash it, group by program."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 
 from lmech import config as configs
 from lmech import sweeps
@@ -34,7 +33,6 @@ SCIENCE = (
 TRAINING_STREAMS = ("init", "batches", "noise")
 # Inputs of a program, beside every float of `optimizer`: members of one batch may differ in them.
 INPUTS = ("steps", "stop", "schedule", "parametrization")
-OURS = ("lmech", "optax", "flax", "jax")
 
 
 @dataclass(frozen=True)
@@ -59,21 +57,19 @@ def digest(value: Any) -> str:
 
 
 @cache
-def _source(target: str) -> str | None:
+def _source(path: str, target: str) -> str | None:
     """Checksum of the file that defines a user's ``_target_`` (None: ours or a library's)."""
-    defined = inspect.unwrap(get_method(target))
-    module = getattr(defined, "__module__", "")
-    if module.partition(".")[0] in OURS and not module.startswith("lmech.experiments."):
-        return None
-    file = inspect.getsourcefile(defined)
+    file = configs.signature(path, target).source
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
-def _targets(node: Any) -> list[str]:
+def _sources(node: Any, path: str) -> list[tuple[str, str | None]]:
+    """Each ``_target_`` of a section, and its checksum."""
     if not isinstance(node, dict):
         return []
-    own = [node["_target_"]] if "_target_" in node else []
-    return own + [target for value in node.values() for target in _targets(value)]
+    target = node.get("_target_")
+    own = [] if target is None else [(target, _source(path, target))]
+    return own + [pair for key in node for pair in _sources(node[key], f"{path}.{key}")]
 
 
 @lru_cache(maxsize=2)
@@ -127,12 +123,12 @@ def identity(config: Config) -> dict[str, Any]:
     rules = [column for column, threshold in config["stop"].items() if threshold is not None]
     science["watched"] = {name: config["observables"][name] for name in rules}
     load_data(config)
-    sources = {target: _source(target) for target in _targets(science)}
+    sources = [pair for key in science for pair in _sources(science[key], key)]
     return {
         "maths": MATHS_VERSION,
         "science": science,
         "data": _data_checksum(_canonical(config["dataset"])),
-        "sources": {target: source for target, source in sources.items() if source},
+        "sources": {target: source for target, source in sources if source},
     }
 
 
@@ -151,7 +147,7 @@ def observable_ids(config: Config) -> dict[str, str]:
     probes = stream_seeds(config["seed"], config["seeds"])["probes"]
     return {
         name: digest(
-            [MEASURES_VERSION, node, probes, [_source(target) for target in _targets(node)]]
+            [MEASURES_VERSION, node, probes, [s for _, s in _sources(node, f"observables.{name}")]]
         )
         for name, node in config["observables"].items()
     }

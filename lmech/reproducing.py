@@ -5,16 +5,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import claims as verdicts
-from lmech import collecting, config, manifest, planning, plotting, report, sweeps
+from lmech import config, manifest, planning, sweeps
 from lmech.config import ConfigError
 from lmech.disk import atomically, link_folder, write_json
 from lmech.planning import Job
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Experiment(NamedTuple):
@@ -147,6 +147,8 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:
+    from lmech import collecting, plotting
+
     runs = collecting.read_runs(folder)
     if runs:
         figure = plotting.curves(runs)
@@ -166,7 +168,7 @@ def train(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, int], dict[str, 
     before = {job: _reason(folder / job) for job in left if job not in again}
     if not todo and (folder / "summary.json").is_file():
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
-    from lmech import running  # noqa: PLC0415 only what trains needs JAX
+    from lmech import running
 
     counts, reasons = running.run_sweep(jobs, todo, folder)
     counts["failed"] += len(before)
@@ -187,6 +189,10 @@ def _adopt(jobs: Sequence[Job], folder: Path) -> None:
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:
     """Measure, judge and draw from what is on the disk."""
+    import pandas as pd
+
+    from lmech import collecting, plotting
+
     module = importlib.import_module(experiment.module)
     runs = collecting.read_runs(folder)
     if not runs:
@@ -210,6 +216,8 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     return judged
 
 
-def _draw(folder: Path, figure: Figure, **report_parts: Any) -> None:
+def _draw(folder: Path, figure: "Figure", **report_parts: Any) -> None:
+    from lmech import report
+
     atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
     report.write(folder, figure=figure, **{"claims": [], **report_parts})

@@ -36,6 +36,11 @@ class Block(NamedTuple):
 
 
 SPACES: dict[str, Callable[..., np.ndarray]] = {"geomspace": np.geomspace, "linspace": np.linspace}
+# Hydra's own.
+FUNCTIONS = (
+    *("int", "str", "bool", "float", "choice", "range", "interval"),
+    *("tag", "sort", "shuffle", "glob"),
+)
 NUMBER = r"\s*(-?[\d.]+(?:e[+-]?\d+)?)(?:\*\*(-?[\d.]+))?\s*"
 SPACE = re.compile(rf"({'|'.join(SPACES)})\(({NUMBER}),({NUMBER}),\s*(\d+)\s*\)")
 
@@ -68,8 +73,12 @@ def values(key: str, node: Any) -> Values:
 def of_text(override: str) -> Values | None:
     """The values of a swept override ``key=…``; None if it is a single value."""
     _, _, text = override.partition("=")
-    if text.startswith(tuple(f"{name}(" for name in SPACES)):
+    name, bracket, _ = text.partition("(")
+    if name in SPACES and bracket:
         return _space(text)
+    if name.isidentifier() and bracket and name not in FUNCTIONS:
+        hint = configs.nearest(name, (*SPACES, *FUNCTIONS))
+        raise ConfigError(f"{override!r}: no function '{name}'{hint}")
     (parsed,) = configs.parse([override])
     if not parsed.is_sweep_override():
         return None

@@ -21,6 +21,15 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memo_folder(tmp_path_factory):
+    """A cache folder of the tests' own, for the processes that they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("LMECH_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An empty working directory."""

@@ -177,14 +177,14 @@ def test_a_log_accounts_for_every_job_and_step(capsys):
 
 
 def test_a_broken_logger_costs_no_number(elsewhere, capsys):
-    (elsewhere / "mine.py").write_text(
+    (elsewhere / "wire.py").write_text(
         "from contextlib import contextmanager\n"
         "@contextmanager\ndef follow():\n"
         "    def show(progress):\n        raise RuntimeError('the wire is cut')\n"
         "    yield show\n"
         "def broken():\n    return follow\n"
     )
-    assert main([*RUN[:-1], "logger._target_=mine.broken"]) == 0
+    assert main([*RUN[:-1], "logger._target_=wire.broken"]) == 0
     assert "the logger stopped: RuntimeError: the wire is cut" in capsys.readouterr().err
 
 
