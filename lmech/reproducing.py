@@ -117,10 +117,11 @@ def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
 
 
 def _trained(jobs: Sequence[Job], folder: Path, request: dict[str, Any]) -> Outcome:
+    if not (folder / REQUEST).is_file():
+        write_json(folder / REQUEST, request)
     counts, failures = train(jobs, folder)
     trained = sum(counts.values()) > counts["skipped"]
     if trained or not (folder / "report.html").is_file():
-        write_json(folder / REQUEST, request)
         _draw_runs(folder, request["title"], request["command"])
     return Outcome(folder, counts, failures, [])
 
