@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -171,9 +171,9 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     jobs: dict[str, Job] = {}
     for block in blocks:
         own: dict[str, Job] = {}
-        for setting in sweeps.settings(block):
-            config = composed(setting)
-            shown = {key: setting.get(key, configs.select(config, key)) for key in swept}
+        for values in sweeps.settings(block):
+            config = composed(values)
+            shown = {key: values.get(key, configs.select(config, key)) for key in swept}
             job = Job(job_id(config), config, shown)
             if job.id in own:
                 raise ConfigError(
@@ -184,6 +184,30 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     return list(jobs.values())
 
 
+def each(lists: Sequence[Sequence[str]], fixed: Collection[str] = ()) -> list[Job]:
+    """The job of each list of overrides, in order; composed as ``expand`` does.
+
+    Keys that are not ``fixed`` count as swept. Raises ConfigError.
+    """
+    composed = _composer(())
+    jobs = []
+    for values in map(setting, lists):
+        config = composed(values)
+        shown = {key: value for key, value in values.items() if key not in fixed}
+        jobs.append(Job(job_id(config), config, shown))
+    return jobs
+
+
+def setting(overrides: Sequence[str]) -> sweeps.Setting:
+    """Key → value of overrides; an option is the text that names it."""
+    return {
+        parsed.key_or_group: text.partition("=")[2]
+        if configs.decides(parsed.key_or_group)
+        else parsed.value()
+        for text, parsed in zip(overrides, configs.parse(overrides), strict=True)
+    }
+
+
 def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
     """``setting → config``, composed once per choice of group options (and targets)."""
 
@@ -192,7 +216,7 @@ def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
         return configs.Template(configs.compose([*overrides, *choice]))
 
     def composed(setting: sweeps.Setting) -> Config:
-        chosen = [key for key in setting if key in configs.groups() or key.endswith("_target_")]
+        chosen = [key for key in setting if configs.decides(key)]
         rest = {key: value for key, value in setting.items() if key not in chosen}
         return template(tuple(f"{key}={setting[key]}" for key in chosen)).with_values(rest)
 

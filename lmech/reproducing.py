@@ -12,6 +12,7 @@ from lmech import claims as verdicts
 from lmech import collecting, config, planning, plotting, report, sweeps
 from lmech.config import ConfigError
 from lmech.disk import atomically, write_json
+from lmech.planning import Job
 
 
 class Experiment(NamedTuple):
@@ -93,17 +94,17 @@ class Outcome(NamedTuple):
 def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> Outcome:
     """Run an experiment's sweep (what is not finished of it) and judge its claims."""
     experiment = load(name, scale, overrides)
-    folder, counts, failures = _train(experiment.overrides, experiment.sweep)
+    folder, counts, failures = _train(planning.expand(experiment.overrides, experiment.sweep))
     judged = _conclude(experiment, folder, command)
     return Outcome(folder, counts, failures, judged)
 
 
-def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
+def run(jobs: Sequence[Job], command: str) -> Outcome:
     """Train these runs and draw them, without claims."""
-    folder, counts, failures = _train(overrides, sweep)
+    folder, counts, failures = _train(jobs)
     trained = sum(counts.values()) > counts["skipped"]
     if trained or not (folder / "report.html").is_file():
-        _draw_runs(folder, ", ".join(sweep) or "one run", command)
+        _draw_runs(folder, ", ".join(jobs[0].overrides) or "one run", command)
     return Outcome(folder, counts, failures, [])
 
 
@@ -114,9 +115,8 @@ def _draw_runs(folder: Path, title: str, command: str) -> None:
         _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
 
 
-def _train(overrides: Sequence[str], sweep: Any) -> tuple[Path, dict[str, int], dict[str, str]]:
+def _train(jobs: Sequence[Job]) -> tuple[Path, dict[str, int], dict[str, str]]:
     """Train what is not finished: the folder, counts by status, why each failed job did."""
-    jobs = planning.expand(overrides, sweep)
     folder = planning.folder(jobs)
     todo = planning.unfinished(jobs, folder)
     if not todo and (folder / "summary.json").is_file():
