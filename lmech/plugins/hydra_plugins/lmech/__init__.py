@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -19,10 +19,10 @@ TASK = "lmech.application.task"
 
 
 def _refuse_others(name: str, task: TaskFunction) -> None:
-    """Raise HydraException for a task that is not ours: its programs could not be shared."""
+    """Raise what Hydra prints as a line for a task that is not ours."""
     called = f"{task.__module__}.{getattr(task, '__qualname__', task)}"
     if called != TASK:
-        raise HydraException(
+        raise CompactHydraException(
             f"{name}=lmech was asked to run {called}, but runs {TASK} only: "
             f"write {name}=basic, or start the sweep with `lmech -m`"
         )
@@ -34,12 +34,12 @@ class LmechSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Refuse other tasks, and launchers that it has no use for. Raises HydraException."""
+        """Refuse other tasks, and other launchers. Raises CompactHydraException."""
         _refuse_others("hydra/sweeper", task_function)
         self.hydra_context, self.config = hydra_context, config
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher != "lmech":
-            raise HydraException(
+            raise CompactHydraException(
                 "hydra/sweeper=lmech launches its jobs itself; "
                 f"with hydra/launcher={launcher} write hydra/sweeper=basic"
             )
@@ -57,7 +57,7 @@ class LmechLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Refuse other tasks. Raises HydraException."""
+        """Refuse other tasks. Raises CompactHydraException."""
         _refuse_others("hydra/launcher", task_function)
         self.hydra_context, self.config = hydra_context, config
 
