@@ -5,6 +5,7 @@
 then call ``task``, once a job.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -38,8 +39,9 @@ def main(words: Sequence[str], multirun: bool) -> int:
         config_path=str(paths.conf().resolve()), config_name="config", version_base="1.3"
     )
     try:
+        ready = _ready(words, multirun)
         # Hydra then leaves exceptions to us, rather than print them and exit.
-        with env_override({"HYDRA_FULL_ERROR": "1"}), _command_line(_ready(words, multirun)):
+        with env_override({"HYDRA_FULL_ERROR": "1"}), _command_line(ready), _plain_messages():
             start(task)()
     except FailedError as error:
         print(f"lmech: {error}", file=sys.stderr)
@@ -58,6 +60,24 @@ def _command_line(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def _plain_messages() -> Iterator[None]:
+    """What Hydra's sweepers and launchers say, as it is.
+
+    Hydra's own way, a logging configuration, would close the handlers of every other library.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    loggers = [logging.getLogger(name) for name in ("hydra", "hydra_plugins")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _one_line(error: Exception) -> str:
