@@ -71,6 +71,11 @@ def break_minibatches(monkeypatch):
     monkeypatch.setattr(engine, "train", breaks)
 
 
+def launched(*jobs):
+    """What our launcher returns of jobs with these words."""
+    return launcher([]).launch([[*RUN, *words] for words in jobs], initial_job_idx=0)
+
+
 INTERLEAVED = [
     [*RUN, f"batch_size={size}", f"seed={seed}"] for seed in (0, 1) for size in ("null", 5)
 ]
@@ -117,14 +122,13 @@ def test_a_job_that_is_there_twice_is_trained_once_and_returned_twice(elsewhere)
     returns = launcher([]).launch([INTERLEAVED[0]] * 2, initial_job_idx=0)
     assert returns[0].return_value == returns[1].return_value
     assert len(results(elsewhere)) == 1
-    looked = [[*RUN, f"observables.test_loss.every={every}"] for every in (5, 7)]
     with pytest.raises(ConfigError, match="two jobs train the same"):
-        launcher([]).launch(looked, initial_job_idx=0)
+        launched(*([f"observables.test_loss.every={every}"] for every in (5, 7)))
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_our_launcher_returns_what_hydras_own_does():
-    jobs = [["schedule=cosine", f"seed={seed}"] for seed in (0, 1)]
+    jobs = [[*RUN, "schedule=cosine", f"seed={seed}"] for seed in (0, 1)]
     ours = launcher([]).launch(jobs, initial_job_idx=1)
     theirs = launcher(["hydra/launcher=basic"]).launch(jobs, initial_job_idx=1)
     for mine, other in zip(ours, theirs, strict=True):
@@ -211,25 +215,31 @@ def test_a_failed_job_exits_with_1(sweeper, elsewhere, monkeypatch, capsys):
 
 
 def test_the_objective_is_the_last_recorded_value(elsewhere):
-    (found,) = launcher([]).launch([["objective=test_loss"]], initial_job_idx=0)
+    (found,) = launched(["objective=test_loss"])
     (table,) = elsewhere.rglob("metrics.parquet")
     assert found.return_value == pd.read_parquet(table)["test_loss"].dropna().iloc[-1]
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_the_objective_of_a_diverged_run_is_inf_and_none_where_it_is_null():
-    words = [["optimizer.learning_rate=1e9"], ["objective=null"]]
-    diverged, none = launcher([]).launch(words, initial_job_idx=0)
+    diverged, none = launched(["optimizer.learning_rate=1e9", "steps=60"], ["objective=null"])
     assert diverged.return_value == math.inf
     assert none.return_value is None
 
 
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize("column", ["train_loss_there", "weights_norms"])
-def test_an_objective_that_is_no_number_of_a_step_is_an_error(column):
-    words = ["observables=[loss,weights]", f"objective={column}"]
-    with pytest.raises(ConfigError, match="objective"):
-        launcher([]).launch([words], initial_job_idx=0)
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        ("train_los", r"did you mean 'train_loss'\? \(train_loss, test_loss, batch_loss"),
+        ("train_loss_there", "objective=train_loss_there is not recorded"),
+        ("sharpness_eigenvalues", "is a list of values"),
+    ],
+)
+def test_an_objective_that_is_no_number_of_a_step_is_an_error(column, why):
+    also = ["observables=[loss,sharpness]"] if "sharpness" in column else []
+    with pytest.raises(ConfigError, match=why):
+        launched([*also, f"objective={column}"])
 
 
 def test_inside_another_hydra_application_our_config_is_ours(tmp_path):
