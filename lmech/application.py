@@ -100,7 +100,9 @@ def _ready(words: Sequence[str], multirun: bool) -> list[str]:
     swept = {word: texts for word in own if (texts := sweeps.strings(word)) is not None}
     plain = [word for word in own if word not in swept]
     if swept and not multirun:
-        raise ConfigError(f"{_key(next(iter(swept)))} has several values: write lmech -m")
+        raise ConfigError(
+            f"{_key(next(iter(swept)))} has several values: write lmech -m for a sweep"
+        )
     firsts = [f"{_key(word)}={texts[0]}" for word, texts in swept.items() if texts]
     chosen = [*plain, *(word for word in firsts if configs.decides(_key(word)))]
     configs.resolve(configs.compose(chosen))

@@ -26,6 +26,8 @@ lmech: a lab bench for learning mechanics
   lmech KEY=VALUE …                      train one run, e.g. lmech dataset=digits steps=500
   lmech -m KEY=VALUES …                  train a sweep: every combination; values are 0.1,0.2 or
                                          range(8) or geomspace(low, high, n) or linspace(…)
+  lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
+                                         hydra/launcher=joblib or hydra/sweeper=optuna
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report
   lmech plan [--compile] …               what any of the above would run: jobs, programs, time,

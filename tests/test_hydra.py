@@ -21,8 +21,8 @@ from lmech import application, config, engine, paths, planning
 from lmech.cli import main
 from lmech.config import ConfigError
 
-# The optuna that hydra-optuna-sweeper needs was written for an older SQLAlchemy.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``declarative_base")
+# SQLAlchemy's, of the optuna that hydra-optuna-sweeper needs.
+pytestmark = pytest.mark.filterwarnings("ignore:Deprecated API features detected")
 
 RUN = ["dataset=chebyshev", "observables=[loss]", "model.width=6", "steps=20", "logger=none"]
 

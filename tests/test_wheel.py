@@ -16,7 +16,8 @@ from lmech.cli import main
 assert "site-packages" in lmech.__file__, lmech.__file__
 assert "site-packages" in str(lmech.paths.conf())
 raise SystemExit(main(["dataset=chebyshev", "observables=[loss]", "steps=3", "logger=none"])
-    or main(["dataset=chebyshev", "steps=3", "logger=none", "hydra.verbose=false"])
+    or main(["-m", "dataset=chebyshev", "observables=[loss]", "steps=3", "logger=none",
+        "seed=0,1", "hydra/sweeper=basic"])
     or main(["list", "experiment"]) or main(["verify"]))
 """
 
