@@ -25,6 +25,8 @@ lmech: a lab bench for learning mechanics
   lmech KEY=VALUE …                      train one run, e.g. lmech dataset=digits steps=500
   lmech -m KEY=VALUES …                  train a sweep: every combination; values are 0.1,0.2 or
                                          range(8) or geomspace(low, high, n) or linspace(…)
+  lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
+                                         hydra/launcher=joblib or hydra/sweeper=optuna
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report
   lmech plan [--compile] …               what any of the above would run: jobs, programs, time,
@@ -80,18 +82,29 @@ def _dispatch(words: list[str]) -> int:
     if overrides and "=" not in overrides[0]:
         hint = config.nearest(overrides[0], commands)
         raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
-    return _run(overrides, multirun=overrides != words)
+    multirun = overrides != words
+    if any(map(is_hydras, overrides)):
+        from lmech import application
+
+        return application.main(overrides, multirun)
+    return run(overrides, multirun)
+
+
+def is_hydras(word: str) -> bool:
+    """Whether it sets something of Hydra's own: ``hydra/launcher=…``, ``hydra.job.name=…``."""
+    return word.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"lmech {name}", description=description, allow_abbrev=False)
 
 
-def _run(overrides: list[str], multirun: bool) -> int:
-    from lmech import reproducing
+def run(overrides: list[str], multirun: bool) -> int:
+    """Train one run, or a sweep; returns the exit code. Raises ConfigError."""
+    from lmech import planning, reproducing
 
-    plain, sweep = _split(overrides, multirun)
-    return _close(reproducing.run(plain, sweep, _command(["-m"] * multirun + overrides)))
+    jobs = planning.expand(*_split(overrides, multirun))
+    return close(reproducing.run(jobs, command(["-m"] * multirun + overrides)))
 
 
 def _split(overrides: list[str], multirun: bool) -> tuple[list[str], dict[str, Any]]:
@@ -108,9 +121,9 @@ def _reproduce(words: list[str]) -> int:
     options = _reproduce_options(words)
     from lmech import reproducing
 
-    command = _command(["reproduce", *words])
-    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, command)
-    return _close(outcome)
+    line = command(["reproduce", *words])
+    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, line)
+    return close(outcome)
 
 
 def _reproduce_options(words: list[str]) -> argparse.Namespace:
@@ -138,7 +151,7 @@ def _resume(words: list[str]) -> int:
     from lmech import reproducing
 
     changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
-    return _close(reproducing.resume(options.folder, changes))
+    return close(reproducing.resume(options.folder, changes))
 
 
 def _plan(words: list[str]) -> int:
@@ -202,11 +215,12 @@ def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"
     return table
 
 
-def _command(words: Sequence[str]) -> str:
+def command(words: Sequence[str]) -> str:
+    """The command line that reads so."""
     return shlex.join(["lmech", *words])
 
 
-def _close(outcome: "Outcome") -> int:
+def close(outcome: "Outcome") -> int:
     """The closing table and lines; the exit code."""
     if outcome.claims:
         _terminal().print(claims_table(outcome.claims))

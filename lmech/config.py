@@ -8,14 +8,15 @@ parameter that it will reach, before anything is compiled or written.
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -35,6 +36,7 @@ Path_ = tuple[str, ...]
 KEYS: dict[str, Any] = {
     "name": Annotated[str, Field(pattern=r"^[\w.-]*\w$")],
     "output": str,
+    "objective": Annotated[str, Field(min_length=1)] | None,
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "microbatch": Positive | None,
@@ -175,21 +177,29 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
-    first = [
-        text for text in overrides if _key(text) in groups() or _key(text).endswith("_target_")
-    ]
-    base = _compose(tuple(first))
-    known = _leaves(base)
-    for text in overrides:
-        if text not in first:
-            check_key(_key(text), known)
-    absent = [text for text in overrides if text not in first and _key(text) not in known]
-    present = [text for text in overrides if text not in absent]
-    composed = _compose((*present, *(f"++{text}" for text in absent)))
-    return _without_strangers(composed, overrides)
+    return without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
 
 
-def _without_strangers(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def decides(key: str) -> bool:
+    """Whether a key's value decides which other keys there are: a group's, or a ``_target_``."""
+    return key in groups() or key.endswith("_target_")
+
+
+def spelled(overrides: Sequence[str], choices: Sequence[str]) -> list[str]:
+    """The overrides, which may be sweeps, as Hydra composes them, every key checked.
+
+    ``++`` goes before a key that the preset leaves out and its ``_target_`` takes. Those of the
+    ``choices`` that decide which keys there are do. Raises ConfigError.
+    """
+    known = _leaves(_compose(tuple(text for text in choices if decides(_key(text)))))
+    others = [text for text in overrides if not decides(_key(text))]
+    for text in others:
+        check_key(_key(text), known)
+    absent = [text for text in others if _key(text) not in known]
+    return [*(text for text in overrides if text not in absent), *(f"++{t}" for t in absent)]
+
+
+def without_strangers(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Where the user put another ``_target_``, the preset's keys that it does not take go."""
     config = config.copy()
     chosen = {_key(text) for text in overrides}
@@ -267,8 +277,19 @@ def signature(path: str, target: str) -> Signature:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
+    with _apart(), initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
         return hydra_compose("config", list(overrides))
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Hydra's global state set aside: we may be running inside a Hydra application."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:

@@ -16,6 +16,8 @@ from lmech.disk import write_text
 from lmech.planning import Job
 
 NAME = "manifest.jsonl"
+REQUEST = "request.json"
+"""Beside it: the command, and the experiment and scale if it was one."""
 SPREAD = 4
 """Jobs whose numbers of steps differ by more than this factor are not of one batch."""
 Entry = dict[str, Any]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -178,11 +178,10 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     jobs: dict[str, Job] = {}
     for block in blocks:
         own: dict[str, Job] = {}
-        for setting in sweeps.settings(block):
-            config = composed(setting)
-            shown = {key: setting.get(key, configs.select(config, key)) for key in swept}
-            name = (config["experiment"] or {}).get("name")
-            job = Job(job_id(config), {**config, "experiment": name}, shown)
+        for values in sweeps.settings(block):
+            config = composed(values)
+            shown = {key: values.get(key, configs.select(config, key)) for key in swept}
+            job = job_of(config, shown)
             if job.id in own:
                 raise ConfigError(
                     f"two jobs of the sweep are the same: {own[job.id].overrides} and {shown}"
@@ -190,6 +189,36 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
             own[job.id] = job
         jobs |= {job: own[job] for job in own if job not in jobs}
     return list(jobs.values())
+
+
+def each(lists: Sequence[Sequence[str]], fixed: Collection[str] = ()) -> list[Job]:
+    """The job of each list of overrides, in order; composed as ``expand`` does.
+
+    Keys that are not ``fixed`` count as swept. Raises ConfigError.
+    """
+    composed = _composer(())
+    jobs = []
+    for values in map(setting, lists):
+        config = composed(values)
+        shown = {key: value for key, value in values.items() if key not in fixed}
+        jobs.append(job_of(config, shown))
+    return jobs
+
+
+def job_of(config: Config, overrides: Mapping[str, Any]) -> Job:
+    """The job of a resolved config."""
+    name = (config["experiment"] or {}).get("name")
+    return Job(job_id(config), {**config, "experiment": name}, overrides)
+
+
+def setting(overrides: Sequence[str]) -> sweeps.Setting:
+    """Key → value of overrides; an option is the text that names it."""
+    return {
+        parsed.key_or_group: text.partition("=")[2]
+        if configs.decides(parsed.key_or_group)
+        else parsed.value()
+        for text, parsed in zip(overrides, configs.parse(overrides), strict=True)
+    }
 
 
 def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
@@ -200,7 +229,7 @@ def _composer(overrides: Sequence[str]) -> Callable[[sweeps.Setting], Config]:
         return configs.Template(configs.compose([*overrides, *choice]))
 
     def composed(setting: sweeps.Setting) -> Config:
-        chosen = [key for key in setting if key in configs.groups() or key.endswith("_target_")]
+        chosen = [key for key in setting if configs.decides(key)]
         rest = {key: value for key, value in setting.items() if key not in chosen}
         return template(tuple(f"{key}={setting[key]}" for key in chosen)).with_values(rest)
 

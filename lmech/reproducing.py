@@ -93,33 +93,26 @@ class Outcome(NamedTuple):
     claims: list[dict[str, Any]]
 
 
-REQUEST = "request.json"
-
-
 def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> Outcome:
     """Run an experiment's sweep (what is not finished of it) and judge its claims."""
     experiment = load(name, scale, overrides)
     jobs = planning.expand(experiment.overrides, experiment.sweep)
     folder = planning.folder(jobs)
     request = {"command": command, "title": "", "experiment": name, "scale": scale}
-    write_json(folder / REQUEST, request)
-    counts, failures = train(jobs, folder)
+    counts, failures = train(jobs, folder, request)
     return Outcome(folder, counts, failures, _conclude(experiment, folder, command))
 
 
-def run(overrides: Sequence[str], sweep: Any, command: str) -> Outcome:
+def run(jobs: Sequence[Job], command: str) -> Outcome:
     """Train these runs and draw them, without claims."""
-    jobs = planning.expand(overrides, sweep)
     folder = planning.folder(jobs)
-    title = ", ".join(sweep) or "one run"
+    title = ", ".join(jobs[0].overrides) or "one run"
     request = {"command": command, "title": title, "experiment": None, "scale": None}
     return _trained(jobs, folder, request)
 
 
 def _trained(jobs: Sequence[Job], folder: Path, request: dict[str, Any]) -> Outcome:
-    if not (folder / REQUEST).is_file():
-        write_json(folder / REQUEST, request)
-    counts, failures = train(jobs, folder)
+    counts, failures = train(jobs, folder, request)
     trained = sum(counts.values()) > counts["skipped"]
     if trained or not (folder / "report.html").is_file():
         _draw_runs(folder, request["title"], request["command"])
@@ -139,11 +132,11 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
     jobs = [
         replace(job, config=config.changed(job.config, changes)) for job in manifest.jobs(entries)
     ]
-    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    request = json.loads((folder / manifest.REQUEST).read_text(encoding="utf-8"))
     if request["experiment"] is None:
         return _trained(jobs, folder, request)
     experiment = load(request["experiment"], request["scale"], [])
-    counts, failures = train(jobs, folder)
+    counts, failures = train(jobs, folder, request)
     return Outcome(folder, counts, failures, _conclude(experiment, folder, request["command"]))
 
 
@@ -156,10 +149,13 @@ def _draw_runs(folder: Path, title: str, command: str) -> None:
         _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
 
 
-def train(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+def train(
+    jobs: Sequence[Job], folder: Path, request: Mapping[str, Any]
+) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is not finished: counts by status, why each failed job did.
 
-    What another sweep of the same output folder has finished is taken from there.
+    What another sweep of the same output folder has finished is taken from there. ``request`` says
+    what was asked for, so that ``resume`` can go on with it.
     """
     if jobs[0].config["rerun"] != "all":
         _adopt(jobs, folder)
@@ -171,7 +167,7 @@ def train(jobs: Sequence[Job], folder: Path) -> tuple[dict[str, int], dict[str, 
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
     from lmech import running
 
-    counts, reasons = running.run_sweep(jobs, todo, folder)
+    counts, reasons = running.run_sweep(jobs, todo, folder, request)
     counts["failed"] += len(before)
     counts["skipped"] -= len(before)
     return counts, before | reasons

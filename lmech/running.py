@@ -5,7 +5,7 @@ import itertools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -46,7 +46,7 @@ from lmech.stopping import Due, StoppedError, listening
 
 
 def run_sweep(
-    jobs: Sequence[Job], todo: Sequence[Job], target: Path
+    jobs: Sequence[Job], todo: Sequence[Job], target: Path, request: Mapping[str, Any]
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is to do of the jobs; everything that is known ends up under ``target``.
 
@@ -67,6 +67,7 @@ def run_sweep(
     logger = instantiate(first["logger"])()
     with compiling.counted() as compilations, logger as show, listening(run.due):
         batches = _planned(run, jobs, todo)
+        write_json(target / manifest.REQUEST, request)
         follow = _harmless(show)
         horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
         tally = Tally(horizons, skipped=len(jobs) - len(todo))

@@ -72,21 +72,40 @@ def values(key: str, node: Any) -> Values:
 
 def of_text(override: str) -> Values | None:
     """The values of a swept override ``key=…``; None if it is a single value."""
-    _, _, text = override.partition("=")
+    texts = strings(override)
+    if texts is None:
+        return None
+    if not texts:
+        raise ConfigError(f"{override!r}: only a search (hydra/sweeper=optuna) takes an interval")
+    return [configs.parse([f"x={text}"])[0].value() for text in texts]
+
+
+def strings(override: str) -> list[str] | None:
+    """The values of a swept override as texts in Hydra's grammar; None if it is a single value.
+
+    Empty where there is no end of them: an ``interval``. Raises ConfigError.
+    """
+    text = override.partition("=")[2]
+    if is_space(text):
+        return [repr(value) for value in _space(text)]
     name, bracket, _ = text.partition("(")
-    if name in SPACES and bracket:
-        return _space(text)
     if name.isidentifier() and bracket and name not in FUNCTIONS:
         hint = configs.nearest(name, (*SPACES, *FUNCTIONS))
         raise ConfigError(f"{override!r}: no function '{name}'{hint}")
     (parsed,) = configs.parse([override])
     if not parsed.is_sweep_override():
         return None
+    if parsed.is_interval_sweep():
+        return []
     try:
-        strings = list(parsed.sweep_string_iterator())
+        return list(parsed.sweep_string_iterator())
     except HydraException as error:
         raise ConfigError(f"{override!r}: {str(error).strip().splitlines()[0]}") from error
-    return [configs.parse([f"x={string}"])[0].value() for string in strings]
+
+
+def is_space(text: str) -> bool:
+    """Whether the values are written in words that Hydra's grammar has not."""
+    return text.startswith(tuple(f"{name}(" for name in SPACES))
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, Values]]:

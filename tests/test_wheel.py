@@ -16,6 +16,8 @@ from lmech.cli import main
 assert "site-packages" in lmech.__file__, lmech.__file__
 assert "site-packages" in str(lmech.paths.conf())
 raise SystemExit(main(["dataset=chebyshev", "observables=[loss]", "steps=3", "logger=none"])
+    or main(["-m", "dataset=chebyshev", "observables=[loss]", "steps=3", "logger=none",
+        "seed=0,1", "hydra/sweeper=basic"])
     or main(["list", "experiment"]) or main(["verify"]))
 """
 
@@ -36,8 +38,10 @@ def test_conf_and_experiments_travel_inside_the_package(wheel):
         assert f"lmech/{name}" in names
     assert "lmech/golden/chebyshev.json" in names
     assert "lmech/templates/report.html.j2" in names
+    assert [name for name in names if "plugins" in name] == ["hydra_plugins/lmech/__init__.py"]
     assert {name.split("/")[0] for name in names} == {
         "lmech",
+        "hydra_plugins",
         f"lmech-{wheel.name.split('-')[1]}.dist-info",
     }
 
