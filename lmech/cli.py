@@ -101,20 +101,24 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def run(overrides: list[str], multirun: bool) -> int:
     """Train one run, or a sweep; returns the exit code. Raises ConfigError."""
-    from lmech import planning, reproducing
+    from lmech import reproducing
 
-    jobs = planning.expand(*_split(overrides, multirun))
-    return close(reproducing.run(jobs, command(["-m"] * multirun + overrides)))
+    return close(
+        reproducing.run(_jobs(overrides, multirun), command(["-m"] * multirun + overrides))
+    )
 
 
-def _split(overrides: list[str], multirun: bool) -> tuple[list[str], dict[str, Any]]:
-    """Plain overrides and swept ones, which only a multirun may have."""
-    from lmech import sweeps
+def _jobs(overrides: list[str], multirun: bool) -> list["Job"]:
+    """The jobs of a command line; only a multirun has several."""
+    from lmech import planning, sweeps
 
-    plain, sweep = sweeps.split(overrides)
-    if sweep and not multirun:
-        raise ConfigError(f"{next(iter(sweep))} has several values: write lmech -m for a sweep")
-    return plain, sweep
+    if multirun:
+        return planning.multirun(overrides)
+    plain, swept = sweeps.split(overrides)
+    several = [*swept, *(text for text in plain if text.startswith("sweep="))]
+    if several:
+        raise ConfigError(f"{several[0]} has several values: write lmech -m for a sweep")
+    return planning.expand(plain, [])
 
 
 def _reproduce(words: list[str]) -> int:
@@ -168,7 +172,7 @@ def _plan(words: list[str]) -> int:
         jobs = planning.expand(experiment.overrides, experiment.sweep)
     else:
         plain = [word for word in rest if word not in ("-m", "--multirun")]
-        jobs = planning.expand(*_split(plain, multirun=plain != rest))
+        jobs = _jobs(plain, multirun=plain != rest)
     folder = planning.folder(jobs)
     todo = planning.todo(jobs, folder)
     if jobs[0].config["rerun"] != "all":
@@ -191,11 +195,23 @@ def _plan(words: list[str]) -> int:
 
 
 def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"]) -> "Table":
-    """A batch a line: its jobs, what they differ in, steps, cost."""
+    """A program a line: its jobs, in how many batches, what they differ in, steps, cost."""
     from rich.filesize import decimal
     from rich.table import Table
 
-    heads = ("batch", "jobs", "differ in", "alike in", "steps", "FLOP a step", "memory", "time")
+    from lmech import manifest
+
+    heads = (
+        "program",
+        "jobs",
+        "batches",
+        "differ in",
+        "alike in",
+        "steps",
+        "FLOP a step",
+        "memory",
+        "time",
+    )
     table = Table(*heads)
     shared = {key for group in groups for job in group for key in job.overrides}
     for number, (group, cost) in enumerate(zip(groups, estimates, strict=True)):
@@ -205,6 +221,7 @@ def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"
         table.add_row(
             str(number),
             str(len(group)),
+            str(len(manifest.batches(group, cost.lanes))),
             ", ".join(k for k, v in seen.items() if len(v) > 1),
             ", ".join(alike) if len(groups) > 1 else "",
             str(max(job.config["steps"] for job in group)),

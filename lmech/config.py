@@ -60,6 +60,7 @@ KEYS: dict[str, Any] = {
     "precision.matmul": Literal["highest", "high", "default"],
 }
 # Sections that are one call each; `observables` holds one call an entry.
+NOT_OF_A_JOB = ("sweep", "experiment")
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
 
 
@@ -222,7 +223,7 @@ def _key(text: str) -> str:
 
 def _check_option(group: str, value: str) -> None:
     options = groups()[group]
-    if value == "null" and group == "experiment":
+    if value == "null" and group in NOT_OF_A_JOB:
         return
     chosen = parse([f"{group}={value}"])[0].value()
     several = chosen if isinstance(chosen, list) and group == "observables" else [chosen]
@@ -303,7 +304,7 @@ def _leaves(config: DictConfig) -> dict[str, Any]:
     """Settable keys, dotted, with their present values."""
     plain = OmegaConf.to_container(config)
     leaves = dict(_walk(plain, ()))
-    return {".".join(path): value for path, value in leaves.items() if path[0] != "experiment"}
+    return {".".join(path): value for path, value in leaves.items() if path[0] not in NOT_OF_A_JOB}
 
 
 def _walk(node: Any, path: Path_) -> Iterable[tuple[Path_, Any]]:
@@ -426,7 +427,7 @@ def _known(config: Config) -> None:
     """Raise ConfigError for a key that nothing reads (a YAML file may bring one)."""
     sections = {key.partition(".")[0] for key in KEYS if "." in key}
     top = {key for key in KEYS if "." not in key} | sections
-    top |= {*CALLS, "observables", "experiment"}
+    top |= {*CALLS, "observables", *NOT_OF_A_JOB}
     present = set(config)
     for section in sections & present:
         present |= {f"{section}.{leaf}" for leaf in config[section]}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmech import building, engine
+from lmech import building, engine, tuning
 from lmech.member import Mode
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
@@ -17,7 +17,10 @@ from lmech.tuning import bytes_of
 
 
 class Estimate(NamedTuple):
-    """One batch."""
+    """Jobs that share a program."""
+
+    lanes: int
+    """Most of them at once, as memory is now."""
 
     operations: float
     """Floating-point operations of a training step of one member."""
@@ -25,7 +28,7 @@ class Estimate(NamedTuple):
     """All steps of all members at the speed of a matrix product here; measurements between chunks
     and what is bound by memory come on top."""
     state: int
-    """Bytes of the members' weights, optimizer states and observables' memories."""
+    """Bytes of a batch's weights, optimizer states and observables' memories."""
     data: int
     """Bytes of the dataset on the device."""
     scratch: int | None
@@ -47,10 +50,13 @@ def speed(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
 
 
 def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: A002 as the option
-    """Cost of a group that runs as one batch; ``compile`` adds the scratch memory."""
+    """Cost of a group; ``compile`` adds the scratch memory of its batches."""
     configs = [job.config for job in group]
     with numerics(configs[0]["precision"]["matmul"]):
         batch = building.build(configs)
+        asked = configs[0]["execution"]["lanes"]
+        lanes = min(asked or tuning.lanes(batch, tuning.free_memory()), len(group))
+        batch = building.build(configs[:lanes], batch.program)
         mode: Mode = "vmap" if batch.program.mode == "vmap" else "map"
         program = replace(batch.program, mode=mode, devices=1)
         shapes = (program, batch.inputs, batch.data, batch.feed(0))
@@ -62,4 +68,5 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
         if compile:
             scratch = int(lowered.compile().memory_analysis().temp_size_in_bytes)
         rate = speed(configs[0]["precision"]["dtype"])
-    return Estimate(operations, operations * steps / rate, state, bytes_of(batch.data), scratch)
+    seconds = operations * steps / rate
+    return Estimate(lanes, operations, seconds, state, bytes_of(batch.data), scratch)

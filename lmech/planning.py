@@ -208,7 +208,18 @@ def each(lists: Sequence[Sequence[str]], fixed: Collection[str] = ()) -> list[Jo
 def job_of(config: Config, overrides: Mapping[str, Any]) -> Job:
     """The job of a resolved config."""
     name = (config["experiment"] or {}).get("name")
-    return Job(job_id(config), {**config, "experiment": name}, overrides)
+    return Job(job_id(config), {**config, "experiment": name, "sweep": None}, overrides)
+
+
+def multirun(overrides: Sequence[str]) -> list[Job]:
+    """The jobs of a command line: what it sweeps, over the chosen ``sweep`` or the experiment's.
+
+    Raises ConfigError.
+    """
+    chosen = [text for text in overrides if text.partition("=")[0] in configs.NOT_OF_A_JOB]
+    node = configs.plain(configs.compose(chosen))
+    blocks = sweeps.parse(node["sweep"] or (node["experiment"] or {}).get("sweep"))
+    return expand(*sweeps.on_top(blocks, overrides))
 
 
 def setting(overrides: Sequence[str]) -> sweeps.Setting:

@@ -65,19 +65,13 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
         )
     own = scales[scale]
     blocks = sweeps.parse(own["sweep"])
-    known = sweeps.keys(blocks)
-    plain, swept = sweeps.split(overrides)
-    for text in plain:
-        key, _, single = text.partition("=")
-        if key in known:
-            swept[key] = sweeps.values(key, single)
-    plain = [text for text in plain if text.partition("=")[0] not in known]
+    plain, blocks = sweeps.on_top(blocks, overrides)
     return Experiment(
         name=name,
         module=node["module"],
         paper=node.get("paper", ""),
         overrides=[*chosen, *own.get("overrides", []), *plain],
-        sweep=sweeps.override(blocks, swept),
+        sweep=blocks,
         claims=verdicts.parse(own["claims"]),
     )
 

@@ -10,7 +10,8 @@ In YAML a sweep is a mapping from keys to values (all combinations, first key sl
     grid: {seed: range(4), model.width: [64, 128]}
     zip: {optimizer.learning_rate: [0.1, 0.01], steps: [100, 1000]}   # one by one, not crossed
 
-or a list of such blocks: their union, in which a job that two blocks share is there once.
+or a list of such blocks (in a file of its own ``union: […]``): their union, in which a job that two
+blocks share is there once.
 """
 
 import itertools
@@ -118,6 +119,8 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, Values]]:
 
 def parse(node: Any) -> list[Block]:
     """The blocks of a sweep as YAML states it (or as they are). Raises ConfigError."""
+    if isinstance(node, Mapping) and set(node) == {"union"}:
+        return parse(node["union"])
     if isinstance(node, Sequence) and not isinstance(node, str):
         return [_block(item) for item in node] or [Block({}, {})]
     return [_block(node or {})]
@@ -155,6 +158,17 @@ def override(blocks: Sequence[Block], changes: Mapping[str, Values]) -> list[Blo
         if any(key in block.zip for block in blocks):
             raise ConfigError(f"{key} steps together with others (sweep.zip): change it in YAML")
     return [Block({**block.grid, **changes}, block.zip) for block in blocks]
+
+
+def on_top(blocks: Sequence[Block], overrides: Sequence[str]) -> tuple[list[str], list[Block]]:
+    """Plain overrides, and the blocks with the values of those that are swept, here or there."""
+    plain, swept = split(overrides)
+    known = set(keys(blocks))
+    for text in plain:
+        key, _, single = text.partition("=")
+        if key in known:
+            swept[key] = values(key, single)
+    return [text for text in plain if text.partition("=")[0] not in known], override(blocks, swept)
 
 
 def settings(block: Block) -> list[Setting]:

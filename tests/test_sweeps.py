@@ -88,3 +88,22 @@ def test_a_value_set_on_a_copy_is_the_one_that_hydra_composes(key):
     (composed,) = planning.expand([*FAST, f"{key}=3"], {})
     assert swept.config == composed.config
     assert swept.id == composed.id
+
+
+def test_a_sweep_from_the_configs_is_ranged_over_and_changed_by_the_command_line():
+    jobs = planning.multirun(["sweep=learning_rate", "seed=5", "model.width=2,3"])
+    assert len(jobs) == 9 * 2
+    assert {job.config["seed"] for job in jobs} == {5}
+    assert {job.overrides["optimizer.learning_rate"] for job in jobs} == {2.0**-k for k in range(9)}
+    assert all(job.config["sweep"] is None for job in jobs)
+
+
+def test_an_experiments_own_sweep_is_what_a_multirun_of_it_ranges_over():
+    jobs = planning.multirun(["experiment=edge_of_stability"])
+    assert len(jobs) == 15
+    assert {job.config["experiment"] for job in jobs} == {"edge_of_stability"}
+
+
+def test_a_union_in_a_file_is_the_union_of_its_blocks():
+    blocks = [{"seed": [0, 1]}, {"zip": {"steps": [1, 2], "seed": [1, 2]}}]
+    assert sweeps.parse({"union": blocks}) == sweeps.parse(blocks)
