@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench bench-steps bench-ntk bench-peers bench-tracker wheel clean
+.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-tracker wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,10 +27,13 @@ lint: $(VENV)/installed-dev ## ruff: lint and format
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
-bench: bench-steps bench-ntk bench-peers bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
+bench: bench-steps bench-sweeps bench-ntk bench-peers bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
 
 bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
 	$(BIN)/python scripts/bench.py
+
+bench-sweeps: $(VENV)/installed-dev ## sweeps beside Hydra's launcher; modes; planning; writing (half an hour)
+	$(BIN)/python scripts/bench_sweeps.py
 
 bench-ntk: $(VENV)/installed-dev ## time and peak memory of tangent kernels (minutes)
 	$(BIN)/python scripts/bench_ntk.py

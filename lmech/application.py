@@ -167,7 +167,7 @@ def _own(overrides: Sequence[str]) -> list[str]:
 def _train(jobs: Sequence[Job], words: Sequence[str]) -> Outcome:
     for job in jobs:
         _check_objective(job.config)
-    outcome = reproducing.run(jobs, cli.command(words))
+    outcome = reproducing.run(jobs, cli.command(words), draw=len(jobs) > 1)
     cli.close(outcome)
     return outcome
 

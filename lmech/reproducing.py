@@ -97,18 +97,20 @@ def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> 
     return Outcome(folder, counts, failures, _conclude(experiment, folder, command))
 
 
-def run(jobs: Sequence[Job], command: str) -> Outcome:
-    """Train these runs and draw them, without claims."""
+def run(jobs: Sequence[Job], command: str, draw: bool = True) -> Outcome:
+    """Train these runs and ``draw`` them, without claims."""
     folder = planning.folder(jobs)
     title = ", ".join(jobs[0].overrides) or "one run"
     request = {"command": command, "title": title, "experiment": None, "scale": None}
-    return _trained(jobs, folder, request)
+    return _trained(jobs, folder, request, draw)
 
 
-def _trained(jobs: Sequence[Job], folder: Path, request: dict[str, Any]) -> Outcome:
+def _trained(
+    jobs: Sequence[Job], folder: Path, request: dict[str, Any], draw: bool = True
+) -> Outcome:
     counts, failures = train(jobs, folder, request)
     trained = sum(counts.values()) > counts["skipped"]
-    if trained or not (folder / "report.html").is_file():
+    if draw and (trained or not (folder / "report.html").is_file()):
         _draw_runs(folder, request["title"], request["command"])
     return Outcome(folder, counts, failures, [])
 
