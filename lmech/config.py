@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from lmech import paths
 
@@ -37,11 +37,14 @@ KEYS: dict[str, Any] = {
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "microbatch": Positive | None,
+    "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
+    "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
     "seed": Seed,
     "seeds.init": Seed | None,
     "seeds.batches": Seed | None,
     "seeds.noise": Seed | None,
     "seeds.probes": Seed | None,
+    "seeds.subset": Seed | None,
     "stop.train_loss": float | None,
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
     "execution.mode": Literal["auto", "map", "vmap"],
