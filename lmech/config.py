@@ -276,7 +276,7 @@ class Template:
             name = f"{key}={value!r}"
             if name not in self._checked:
                 self._checked[name] = _checked(self._config, key, value)
-            result = _with(result, key.split("."), self._checked[name])
+            result = with_leaf(result, key, self._checked[name])
         _consistent(result)
         return result
 
@@ -289,21 +289,48 @@ def select(config: Config, key: str) -> Any:
     return node
 
 
-def _with(node: Config, path: Sequence[str], value: Any) -> Config:
-    """A copy of the config with the value at the path; what lies elsewhere is shared."""
-    first, *rest = path
-    return {**node, first: _with(node[first], rest, value) if rest else value}
+def with_leaf(config: Config, key: str, value: Any) -> Config:
+    """A copy of the config with the value at a dotted key; what lies elsewhere is shared."""
+    first, _, rest = key.partition(".")
+    return {**config, first: with_leaf(config[first], rest, value) if rest else value}
 
 
 def _checked(config: Config, key: str, value: Any) -> Any:
     """A value as its key's kind."""
-    if key in KEYS:
-        return check(key, value, KEYS[key])
+    return _argument(key, value, _kind(config, key))
+
+
+def _kind(config: Config, key: str) -> Any:
+    """What the value of a key may be."""
     section, _, leaf = key.rpartition(".")
-    node = select(config, section)
+    if key in KEYS:
+        return KEYS[key]
     if leaf == "every":
-        return check(key, value, Positive)
-    return _argument(key, value, _kinds(section, _target(section, node["_target_"]))[leaf])
+        return Positive
+    target = select(config, section).get("_target_")
+    return Any if target is None else _kinds(section, _target(section, target))[leaf]
+
+
+def another(config: Config, key: str) -> Any:
+    """Another value that the key may have; its own where none is known."""
+    kind, value = _kind(config, key), select(config, key)
+    for candidate in [*_near(value), *_choices(kind)] if kind is not Any or value else []:
+        try:
+            found = check(key, candidate, kind)
+        except ConfigError:
+            continue
+        if found != value:
+            return found
+    return value
+
+
+def _near(value: Any) -> list[Any]:
+    """Values of about that size and kind."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [2 * value, (1 + value) / 2, 0.999 * value, value + 1, value - 1]
+    return [0.5, 1, True] if value is None else []
 
 
 def validated(config: Config) -> Config:

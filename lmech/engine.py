@@ -53,7 +53,7 @@ class End(NamedTuple):
     finite: np.ndarray
 
 
-def _over_members(f: Callable[..., Any], mode: Mode, name: str) -> Callable[..., Any]:
+def _over_members(f: Callable[..., Any], mode: Mode, name: str) -> Any:
     """Jit ``f(*carried, *fixed, *shared)`` over a leading member axis of ``carried`` and ``fixed``.
 
     ``carried`` is donated. ``map`` takes one member after another and gives each, bit for bit,
@@ -75,11 +75,10 @@ def _over_members(f: Callable[..., Any], mode: Mode, name: str) -> Callable[...,
 class Compiled(NamedTuple):
     """A program's jitted functions over the members, one of each per observable."""
 
-    start: Callable[..., Any]
-    memory: Mapping[str, Callable[..., Any]]
-    measure: Mapping[str, Callable[..., Any]]
+    start: Any
+    memory: Mapping[str, Any]
+    measure: Mapping[str, Any]
     chunk: Any
-    """A jitted function too, and the one that is lowered on its own."""
 
 
 TRAINING_PROGRAM = "train_chunk"
@@ -112,6 +111,33 @@ def state_shapes(
         name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
     }
     return carry, memories
+
+
+def lowerings(
+    program: Program,
+    inputs: Inputs,
+    data: Data,
+    feed: Feed,
+    shapes: tuple[Carry, dict[str, Memory]],
+) -> dict[str, Callable[[], Any]]:
+    """By name, what lowers each of the program's functions; ``shapes`` are ``state_shapes``."""
+    run, (carry, memories) = compiled(program), shapes
+    inside = {name: memory for name, memory in memories.items() if program.every[name] == 1}
+    seen = (inputs, carry, feed)
+
+    def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(a), program.capacity, *a.shape[1:]), a.dtype)
+
+    steps = (inputs, jax.tree.map(chunk, feed))
+    return {
+        "start": partial(run.start.lower, (), (inputs, None)),
+        TRAINING_PROGRAM: partial(run.chunk.lower, (carry, inside), steps, 1, data),
+        **{f"init_{n}": partial(f.lower, (), seen, data) for n, f in run.memory.items()},
+        **{
+            f"measure_{n}": partial(f.lower, (memories[n],), seen, True, data)
+            for n, f in run.measure.items()
+        },
+    }
 
 
 def marks(every: Mapping[str, int], horizon: int, capacity: int) -> list[int]:

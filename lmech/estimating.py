@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
     """All steps of all members at the speed of a matrix product here; measurements between chunks
     and what is bound by memory come on top."""
     state: int
-    """Bytes of the members' weights, optimizer states and observables' memories."""
+    """Bytes of the members' weights, optimizer states, observables' memories and own targets."""
     data: int
     """Bytes of the dataset on the device."""
     scratch: int | None
@@ -66,15 +66,7 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
 
 def _lowered(batch: building.Batch) -> tuple[Any, int]:
     """The lowered chunk, in which a loop's body counts once: a step; and the state's bytes."""
-    run = engine.compiled(batch.program)
-    feed = batch.feed(0)
-    carry, memories = engine.state_shapes(batch.program, batch.inputs, batch.data, feed)
-    inside = {name: m for name, m in memories.items() if batch.program.every[name] == 1}
-    capacity = batch.program.capacity
-
-    def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((len(a), capacity, *a.shape[1:]), a.dtype)
-
-    feeds = jax.tree.map(chunk, feed)
-    lowered = run.chunk.lower((carry, inside), (batch.inputs, feeds), 1, batch.data)
-    return lowered, bytes_of((carry, memories))
+    feed, inputs = batch.feed(0), batch.inputs
+    shapes = engine.state_shapes(batch.program, inputs, batch.data, feed)
+    lower = engine.lowerings(batch.program, inputs, batch.data, feed, shapes)
+    return lower[engine.TRAINING_PROGRAM](), bytes_of((shapes, inputs.targets, inputs.weights))
