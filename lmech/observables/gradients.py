@@ -212,7 +212,7 @@ def _several(name: str, state: State, number: int | None) -> Examples:
     if min(len(chosen.x), available(state)) < 2:
         raise ValueError(
             f"{name} compares examples, and there is one: set observables.{name}.examples to 2 or "
-            "more"
+            "more, or raise data_fraction"
         )
     return chosen
 
