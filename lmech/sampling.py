@@ -36,7 +36,7 @@ def subset(seed: int, n: int, fraction: float) -> np.ndarray:
     """
     # Less a rounding error: 0.7 · 10 is 7.000000000000001.
     size = max(1, math.ceil(fraction * n - 1e-9))
-    return np.sort(seeds.generator(seed, "subset", 0).permutation(n)[:size])
+    return np.sort(seeds.generator(seed, "subset", 0).permutation(n)[:size]).astype(np.int32)
 
 
 def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:

@@ -227,7 +227,7 @@ def test_what_does_not_count_spoils_no_sum_even_where_it_is_infinite():
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line_that_says_what_to_write(overrides, message):
-    with pytest.raises(ValueError, match="data_fraction|label_noise|examples") as error:
+    with pytest.raises(ValueError, match=r"data_fraction|label_noise|examples") as error:
         building.check(building.build([job(*overrides)]))
     assert message in planning.one_line(error.value)
 
