@@ -79,11 +79,11 @@ def test_a_sweeps_own_values_are_the_ones_compared():
 
 
 def test_static_keys_are_named_with_their_number_of_values(capsys, elsewhere):
-    words = [*TINY, "model.width=2,3", "seed=0,1", "logger=none", "observables=[]"]
+    words = [*TINY[:5], "model.width=2,3", "seed=0,1", "logger=none", "observables=[]"]
     assert main(["plan", "--verify", "-m", *words]) == 0
     told = capsys.readouterr().out
     assert "static keys: model.width (2 values): 2 programs" in told
-    assert "verify: 13 keys of 2 programs leave the text unchanged" in told
+    assert "verify: 12 keys of 2 programs leave the text unchanged" in told
     assert not list(elsewhere.iterdir())
 
 
