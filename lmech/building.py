@@ -12,7 +12,9 @@ from hydra.utils import get_method, instantiate
 from lmech import datasets, engine, member, optimizers, planning, sampling, seeds
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
-from lmech.member import Feed, Inputs, Mode, Program, Stop
+from lmech.member import Carry, Feed, Inputs, Mode, Program, Stop
+from lmech.numerics import kernels
+from lmech.observables import Memory
 from lmech.problem import Problem
 
 
@@ -30,6 +32,15 @@ class Batch(NamedTuple):
         at = np.asarray([step])
         batch = None if self.batches is None else self.batches(at)[:, 0]
         return Feed(self.rates(at)[:, 0], batch)
+
+    def state_shapes(self) -> tuple[Carry, dict[str, Memory]]:
+        """Shapes of the members' state and the observables' memories."""
+        return engine.state_shapes(self.program, self.inputs, self.data, self.feed(0))
+
+    def argument_shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Shapes of the arguments of the program's functions, by name."""
+        shapes = self.state_shapes()
+        return engine.argument_shapes(self.program, self.inputs, self.data, self.feed(0), shapes)
 
 
 def load_data(config: Config) -> Data:
@@ -94,8 +105,11 @@ def _optimizer(config: Config) -> optimizers.Optimizer:
     return optimizers.optimizer(get_method(node["_target_"]), **static)
 
 
-def build_program(config: Config, data: Data, longest: int) -> Program:
-    """The static part, shared by all jobs of a group; ``longest`` is their largest horizon."""
+def build_program(config: Config, data: Data, longest: int, subset: int | None = None) -> Program:
+    """The static part, shared by all jobs of a group.
+
+    ``longest`` is their largest horizon, ``subset`` the least number of examples that count.
+    """
     observables, every = {}, {}
     for name, node in config["observables"].items():
         every[name] = node["every"]
@@ -112,6 +126,7 @@ def build_program(config: Config, data: Data, longest: int) -> Program:
         capacity=engine.chunk_capacity(every, longest, execution["chunk"]),
         mode=usual_mode() if execution["mode"] == "auto" else execution["mode"],
         devices=_devices(execution["devices"]),
+        subset=subset,
     )
 
 
@@ -129,7 +144,51 @@ def _devices(asked: int | None) -> int:
     return asked
 
 
-def build_inputs(configs: Sequence[Config], problem: Problem) -> Inputs:
+def _streams(config: Config) -> dict[str, int]:
+    return seeds.stream_seeds(config["seed"], config["seeds"])
+
+
+def chosen_examples(config: Config, data: Data) -> np.ndarray | None:
+    """Indices of the training examples that count (None: all). Raises ConfigError."""
+    fraction, size = config["data_fraction"], config["batch_size"]
+    if fraction is None:
+        return None
+    chosen = sampling.subset(_streams(config)["subset"], len(data.train.x), fraction)
+    if size is not None and size > len(chosen):
+        raise ConfigError(
+            f"batch_size={size}, but data_fraction={fraction} keeps {len(chosen)} training examples"
+        )
+    return chosen
+
+
+def _weights(chosen: np.ndarray | None, n: int) -> np.ndarray | None:
+    return None if chosen is None else np.isin(np.arange(n), chosen)
+
+
+def noisy_targets(config: Config, data: Data) -> np.ndarray | None:
+    """The training targets with label noise (None: without). Raises ConfigError."""
+    level, y = config["label_noise"], data.train.y
+    if level is None:
+        return None
+    try:
+        return sampling.noisy(_streams(config)["noise"], y, level, datasets.outputs(data))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _refuse_interaction(problem: Problem, data: Data) -> None:
+    """Raise ConfigError for a model that does not take each example on its own."""
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    if kernels.interacting(problem.apply, params, data.train.x) > 1:
+        raise ConfigError(
+            "data_fraction leaves examples out, and in this model they interact: set "
+            "data_fraction=null or model.norm_group=null"
+        )
+
+
+def build_inputs(
+    configs: Sequence[Config], problem: Problem, data: Data, chosen: Sequence[np.ndarray | None]
+) -> Inputs:
     """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
     dtype = configs[0]["precision"]["dtype"]
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
@@ -142,11 +201,13 @@ def build_inputs(configs: Sequence[Config], problem: Problem) -> Inputs:
         return np.asarray([never if value is None else value for value in values], dtype)
 
     return Inputs(
-        seeds=stack([seeds.stream_seeds(c["seed"], c["seeds"]) for c in configs], "uint32"),
+        seeds=stack([_streams(c) for c in configs], "uint32"),
         hyperparameters=stack([_hyperparameters(c) for c in configs], dtype),
         scales=stack([instantiate(c["parametrization"])(shapes) for c in configs], dtype),
         horizon=np.asarray([c["steps"] for c in configs], "int32"),
         stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
+        targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
+        weights=stack([_weights(rows, len(data.train.x)) for rows in chosen], dtype),
     )
 
 
@@ -166,28 +227,42 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
 
 
 def minibatches(
-    configs: Sequence[Config], examples: int
+    configs: Sequence[Config], examples: int, chosen: Sequence[np.ndarray | None]
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """``steps [S] → indices [M, S, B]``, or None for full-batch training."""
+    """``steps [S] → indices [M, S, B]`` among the chosen, or None for full-batch training."""
     size = configs[0]["batch_size"]
     if size is None:
         return None
-    streams = [seeds.stream_seeds(c["seed"], c["seeds"])["batches"] for c in configs]
-    return lambda steps: np.stack([sampling.minibatches(s, steps, examples, size) for s in streams])
+
+    def drawn(seed: int, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
+        indices = sampling.minibatches(seed, steps, examples if rows is None else len(rows), size)
+        return indices if rows is None else rows[indices]
+
+    members = [(_streams(c)["batches"], rows) for c, rows in zip(configs, chosen, strict=True)]
+    return lambda steps: np.stack([drawn(seed, rows, steps) for seed, rows in members])
 
 
-def build(configs: Sequence[Config], program: Program | None = None) -> Batch:
-    """Everything the engine takes for jobs of one group, whose program may be there already."""
-    first = configs[0]
-    data = load_data(first)
+def build(
+    configs: Sequence[Config], program: Program | None = None, longest: int | None = None
+) -> Batch:
+    """Everything the engine takes for jobs of one group, whose program may be there already.
+
+    ``longest`` is the group's largest horizon (None: these jobs').
+    """
+    first, data = configs[0], load_data(configs[0])
+    chosen = [chosen_examples(config, data) for config in configs]
     if program is None:
-        program = build_program(first, data, max(config["steps"] for config in configs))
+        sizes = [len(rows) for rows in chosen if rows is not None]
+        longest = longest or max(config["steps"] for config in configs)
+        program = build_program(first, data, longest, min(sizes, default=None))
+        if sizes:
+            _refuse_interaction(program.problem, data)
     return Batch(
         program=program,
-        inputs=build_inputs(configs, program.problem),
+        inputs=build_inputs(configs, program.problem, data, chosen),
         data=data,
         rates=learning_rates(configs),
-        batches=minibatches(configs, len(data.train.x)),
+        batches=minibatches(configs, len(data.train.x), chosen),
     )
 
 

@@ -29,8 +29,9 @@ lmech: a lab bench for learning mechanics
                                          hydra/launcher=joblib or hydra/sweeper=optuna
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report
-  lmech plan [--compile] …               what any of the above would run: jobs, programs, time,
-                                         memory; starts nothing
+  lmech plan [--compile] [--verify] …    what any of the above would run: jobs, programs, time,
+                                         memory; starts nothing. --verify lowers every program at
+                                         another value of each input key: the text must not change
   lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
   lmech list [GROUP|keys]                experiments, models, datasets, … or every key
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
@@ -161,11 +162,11 @@ def _resume(words: list[str]) -> int:
 def _plan(words: list[str]) -> int:
     """Print what the rest of the line would run."""
     if words[:1] in (["-h"], ["--help"]):
-        print("lmech plan [--compile] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)")
+        print("lmech plan [--compile] [--verify] (KEY=VALUE … | -m KEY=VALUES … | reproduce …)")
         return 0
     from lmech import planning, reproducing
 
-    rest = [word for word in words if word != "--compile"]
+    rest = [word for word in words if word not in ("--compile", "--verify")]
     if rest[:1] == ["reproduce"]:
         options = _reproduce_options(rest[1:])
         experiment = reproducing.load(options.experiment, options.scale, options.overrides)
@@ -173,6 +174,8 @@ def _plan(words: list[str]) -> int:
     else:
         plain = [word for word in rest if word not in ("-m", "--multirun")]
         jobs = _jobs(plain, multirun=plain != rest)
+    if "--verify" in words and not _verified(jobs):
+        return 1
     folder = planning.folder(jobs)
     todo = planning.todo(jobs, folder)
     if jobs[0].config["rerun"] != "all":
@@ -192,6 +195,16 @@ def _plan(words: list[str]) -> int:
     print(f"time:   {seconds} of arithmetic to train, at the speed of a matrix product here")
     print(f"folder: {folder}")
     return 0
+
+
+def _verified(jobs: Sequence["Job"]) -> bool:
+    """Print what splits the jobs into programs, and whether what should not does not."""
+    from lmech import planning, splitting
+
+    print(splitting.static_keys(jobs))
+    lines, unchanged = splitting.verify(planning.group(jobs))
+    print("\n".join(lines))
+    return unchanged
 
 
 def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"]) -> "Table":

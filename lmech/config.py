@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from lmech import paths, signatures
 from lmech.signatures import Signature
@@ -40,11 +40,14 @@ KEYS: dict[str, Any] = {
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "microbatch": Positive | None,
+    "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
+    "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
     "seed": Seed,
     "seeds.init": Seed | None,
     "seeds.batches": Seed | None,
     "seeds.noise": Seed | None,
     "seeds.probes": Seed | None,
+    "seeds.subset": Seed | None,
     "stop.train_loss": float | None,
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
     "snapshots": list[Annotated[int, Ge(0)]],
@@ -364,7 +367,7 @@ class Template:
             name = f"{key}={value!r}"
             if name not in self._checked:
                 self._checked[name] = _checked(self._config, key, value)
-            result = _with(result, key.split("."), self._checked[name])
+            result = with_leaf(result, key, self._checked[name])
         _consistent(result)
         return result
 
@@ -372,7 +375,7 @@ class Template:
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """The resolved config with these keys' values (each checked), other keys untouched."""
     for key, value in values.items():
-        config = _with(config, key.split("."), _checked(config, key, value))
+        config = with_leaf(config, key, _checked(config, key, value))
     return config
 
 
@@ -384,21 +387,48 @@ def select(config: Config, key: str) -> Any:
     return node
 
 
-def _with(node: Config, path: Sequence[str], value: Any) -> Config:
-    """A copy of the config with the value at the path; what lies elsewhere is shared."""
-    first, *rest = path
-    return {**node, first: _with(node[first], rest, value) if rest else value}
+def with_leaf(config: Config, key: str, value: Any) -> Config:
+    """A copy of the config with the value at a dotted key; what lies elsewhere is shared."""
+    first, _, rest = key.partition(".")
+    return {**config, first: with_leaf(config[first], rest, value) if rest else value}
 
 
 def _checked(config: Config, key: str, value: Any) -> Any:
     """A value as its key's kind."""
-    if key in KEYS:
-        return check(key, value, KEYS[key])
+    return _argument(key, value, _kind(config, key))
+
+
+def _kind(config: Config, key: str) -> Any:
+    """What the value of a key may be."""
     section, _, leaf = key.rpartition(".")
-    node = select(config, section)
+    if key in KEYS:
+        return KEYS[key]
     if leaf == "every":
-        return check(key, value, Positive)
-    return _argument(key, value, signature(section, node["_target_"]).kinds[leaf])
+        return Positive
+    target = select(config, section).get("_target_")
+    return Any if target is None else signature(section, target).kinds[leaf]
+
+
+def another(config: Config, key: str) -> Any:
+    """Another value that the key may have; its own where none is known."""
+    kind, value = _kind(config, key), select(config, key)
+    for candidate in [*_near(value), *_choices(kind)] if kind is not Any or value else []:
+        try:
+            found = check(key, candidate, kind)
+        except ConfigError:
+            continue
+        if found != value:
+            return found
+    return value
+
+
+def _near(value: Any) -> list[Any]:
+    """Values of about that size and kind."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [2 * value, (1 + value) / 2, 0.999 * value, value + 1, value - 1]
+    return [0.5, 1, True] if value is None else []
 
 
 def validated(config: Config) -> Config:

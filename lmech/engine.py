@@ -84,7 +84,7 @@ def _mesh(program: Program) -> Mesh | None:
     return Mesh(np.asarray(jax.devices()[: program.devices]), (AXIS,))
 
 
-def _over_members(f: Callable[..., Any], program: Program, name: str) -> Callable[..., Any]:
+def _over_members(f: Callable[..., Any], program: Program, name: str) -> Any:
     """Jit ``f(*carried, *fixed, *shared)`` over a leading member axis of ``carried`` and ``fixed``.
 
     ``carried`` is donated. ``map`` takes one member after another and gives each, bit for bit,
@@ -123,11 +123,10 @@ def _one_by_one(f: Callable[..., Any], carried: tuple, fixed: tuple, *shared: An
 class Compiled(NamedTuple):
     """A program's jitted functions over the members, one of each per observable."""
 
-    start: Callable[..., Any]
-    memory: Mapping[str, Callable[..., Any]]
-    measure: Mapping[str, Callable[..., Any]]
+    start: Any
+    memory: Mapping[str, Any]
+    measure: Mapping[str, Any]
     chunk: Any
-    """A jitted function too, and the one that is lowered on its own."""
 
 
 TRAINING_PROGRAM = "train_chunk"
@@ -166,15 +165,43 @@ def state_shapes(
     return carry, memories
 
 
-def chunk_shapes(program: Program, inputs: Inputs, data: Data, feed: Feed) -> tuple[Any, ...]:
-    """Shapes of the arguments of a chunk of these members; ``feed`` is any step's, [M, …]."""
-    carry, memories = state_shapes(program, inputs, data, feed)
+def argument_shapes(
+    program: Program,
+    inputs: Inputs,
+    data: Data,
+    feed: Feed,
+    shapes: tuple[Carry, dict[str, Memory]],
+) -> dict[str, tuple[Any, ...]]:
+    """Shapes of the arguments of the program's functions, by name; ``shapes``: ``state_shapes``'s.
+
+    ``feed`` is any step's, [M, …].
+    """
+    carry, memories = shapes
     inside = {name: memory for name, memory in memories.items() if program.every[name] == 1}
+    seen = (inputs, carry, feed)
 
     def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((len(a), program.capacity, *a.shape[1:]), a.dtype)
 
-    return (carry, inside), (inputs, jax.tree.map(chunk, feed)), 1, data
+    steps = (inputs, jax.tree.map(chunk, feed))
+    return {
+        "start": ((), (inputs, None)),
+        TRAINING_PROGRAM: ((carry, inside), steps, 1, data),
+        **{f"init_{n}": ((), seen, data) for n in memories},
+        **{f"measure_{n}": ((m,), seen, True, True, data) for n, m in memories.items()},
+    }
+
+
+def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Callable[[], Any]]:
+    """By name, what lowers each of the program's functions at ``argument_shapes``."""
+    run = compiled(replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1))
+    functions = {
+        "start": run.start,
+        TRAINING_PROGRAM: run.chunk,
+        **{f"init_{n}": f for n, f in run.memory.items()},
+        **{f"measure_{n}": f for n, f in run.measure.items()},
+    }
+    return {name: partial(f.lower, *arguments[name]) for name, f in functions.items()}
 
 
 def marks(

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmech import building, engine, tuning
-from lmech.member import Mode
+from lmech.engine import TRAINING_PROGRAM
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.tuning import bytes_of
@@ -28,7 +27,7 @@ class Estimate(NamedTuple):
     """All steps of all members at the speed of a matrix product here; measurements between chunks
     and what is bound by memory come on top."""
     state: int
-    """Bytes of a batch's weights, optimizer states and observables' memories."""
+    """Bytes of a batch's weights, optimizer states, observables' memories and own targets."""
     data: int
     """Bytes of the dataset on the device."""
     scratch: int | None
@@ -57,11 +56,8 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
         asked = configs[0]["execution"]["lanes"]
         lanes = min(asked or tuning.lanes(batch, tuning.free_memory()), len(group))
         batch = building.build(configs[:lanes], batch.program)
-        mode: Mode = "vmap" if batch.program.mode == "vmap" else "map"
-        program = replace(batch.program, mode=mode, devices=1)
-        shapes = (program, batch.inputs, batch.data, batch.feed(0))
-        lowered = engine.compiled(program).chunk.lower(*engine.chunk_shapes(*shapes))
-        state = bytes_of(engine.state_shapes(*shapes))
+        lowered = engine.lowerings(batch.program, batch.argument_shapes())[TRAINING_PROGRAM]()
+        state = bytes_of((batch.state_shapes(), batch.inputs.targets, batch.inputs.weights))
         operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         steps = sum(config["steps"] for config in configs)
         scratch = None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech import seeds
-from lmech.datasets import Data, Examples
+from lmech.datasets import Data, Examples, take
 from lmech.numerics import trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values
@@ -40,6 +40,10 @@ class Inputs(NamedTuple):
     scales: Scales
     horizon: Any
     stop: Stop
+    targets: Any = None
+    """The training targets [M, N, …], where they are a member's own (None: the dataset's)."""
+    weights: Any = None
+    """[M, N]: 1 for a training example that counts, else 0 (None: all count)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Program:
     mode: Mode
     devices: int = 1
     """That share the lanes."""
+    subset: int | None = None
+    """How many training examples count at least, of any member (None: all); for checks alone."""
 
 
 class Feed(NamedTuple):
@@ -101,11 +107,15 @@ def _met(stop: Stop, values: Values) -> jax.Array:
     return met
 
 
+def _own(data: Data, inputs: Inputs) -> Data:
+    """The dataset as the member sees it: with its targets, and weights where some count."""
+    y = data.train.y if inputs.targets is None else inputs.targets
+    return data._replace(train=Examples(data.train.x, y, inputs.weights))
+
+
 def _examples(data: Data, feed: Feed) -> Examples:
-    """The examples of one step."""
-    if feed.batch is None:
-        return data.train
-    return Examples(*(array[feed.batch] for array in data.train))
+    """The examples of one step; a minibatch is drawn among those that count."""
+    return data.train if feed.batch is None else take(data.train, feed.batch)
 
 
 def _state(
@@ -117,9 +127,11 @@ def _state(
     evaluation: Evaluation | None = None,
     gradient: Params | None = None,
 ) -> State:
+    data = _own(data, inputs)
     return State(
         problem=parametrize(program.problem, inputs.scales),
         data=data,
+        subset=program.subset,
         params=carry.params,
         past=carry.past,
         step=carry.step,
@@ -197,7 +209,7 @@ def chunk(
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
     """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
-    problem = parametrize(program.problem, inputs.scales)
+    problem, own = parametrize(program.problem, inputs.scales), _own(data, inputs)
     inside = {name: program.observables[name] for name in memories}
 
     def measured(
@@ -211,7 +223,7 @@ def chunk(
 
     def step(carry: Carry, memories: Any, i: jax.Array) -> tuple[Carry, Any, Values]:
         feed = jax.tree.map(lambda array: array[i], feeds)
-        examples = _examples(data, feed)
+        examples = _examples(own, feed)
         evaluation, gradient = loss_and_gradient(
             problem, carry.params, examples, program.microbatch
         )

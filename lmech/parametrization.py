@@ -1,9 +1,11 @@
 """Parametrizations as data: three trees of scalars shaped like the parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
+from annotated_types import Ge
+from pydantic import FiniteFloat
 
 from lmech.numerics import trees
 from lmech.optimizers import Hyperparameters, Optimizer
@@ -23,12 +25,12 @@ class Scales(NamedTuple):
 Parametrization = Callable[[Tree], Scales]  # shapes of the parameters -> three trees of floats
 
 
-def standard() -> Parametrization:
-    """SP: every scale is 1, so the model's own stated init and one global learning rate."""
+def standard(init_scale: Annotated[FiniteFloat, Ge(0)] = 1.0) -> Parametrization:
+    """SP: the model's own stated init times ``init_scale``, and one global learning rate."""
 
     def scales(shapes: Tree) -> Scales:
         ones = jax.tree.map(lambda _: 1.0, shapes)
-        return Scales(ones, ones, ones)
+        return Scales(jax.tree.map(lambda _: init_scale, shapes), ones, ones)
 
     return scales
 

@@ -28,11 +28,13 @@ MEASURES_VERSION = 1
 # The parts of a config that decide the training. The rest says what to look at and how to run.
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
-    *("steps", "batch_size", "microbatch", "stop"),
+    *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
 )
-TRAINING_STREAMS = ("init", "batches", "noise")
-# Inputs of a program, beside every float of `optimizer`: members of one batch may differ in them.
-INPUTS = ("steps", "stop", "schedule", "parametrization")
+TRAINING_STREAMS = ("init", "batches", "noise", "subset")
+# What of a config is an input of its program, so that members of one batch may differ in it: all of
+# these keys and sections, every float of `optimizer`, and these keys where they are not null.
+INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization")
+NULLABLE_INPUTS = ("label_noise", "data_fraction")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def one_line(error: BaseException) -> str:
 def _data_checksum(dataset: str) -> str:
     total = hashlib.sha256()
     for split in _load(dataset):
-        for array in split:
+        for array in (split.x, split.y):
             total.update(f"{array.shape}{array.dtype}".encode())
             total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
@@ -153,12 +155,34 @@ def observable_ids(config: Config) -> dict[str, str]:
     }
 
 
+def input_keys(config: Config) -> list[str]:
+    """The dotted keys of this config whose values are inputs of its program."""
+    whole = [path for section in INPUTS for path in _settable(config[section], section)]
+    floats = [f"optimizer.{k}" for k, v in config["optimizer"].items() if isinstance(v, float)]
+    return [*whole, *floats, *(key for key in NULLABLE_INPUTS if config[key] is not None)]
+
+
+def _settable(node: Any, path: str) -> list[str]:
+    """The keys at and below the path that have a value."""
+    if not isinstance(node, dict):
+        return [path]
+    inner = {key: value for key, value in node.items() if key != "_target_"}
+    return [leaf for key, value in inner.items() for leaf in _settable(value, f"{path}.{key}")]
+
+
+def static(config: Config) -> Config:
+    """What a program is built from: the config without its inputs."""
+    science = {key: config[key] for key in SCIENCE if key not in INPUTS}
+    kept = {**science, "observables": config["observables"], "execution": _execution(config)}
+    for key in input_keys(config):
+        if key.partition(".")[0] in kept:
+            kept = configs.with_leaf(kept, key, "input")
+    return kept
+
+
 def program_key(config: Config) -> str:
-    """Equal for jobs that share a compiled program: the config without the program's inputs."""
-    rates = {k: "input" if isinstance(v, float) else v for k, v in config["optimizer"].items()}
-    static = {key: config[key] for key in SCIENCE if key not in INPUTS}
-    extra = {"observables": config["observables"], "execution": _execution(config)}
-    return _canonical({**static, **extra, "optimizer": rates})
+    """Equal for jobs that share a compiled program."""
+    return _canonical(static(config))
 
 
 def group_id(config: Config) -> str:

@@ -38,14 +38,30 @@ def has_labels(examples: Examples) -> bool:
     return jnp.issubdtype(examples.y.dtype, jnp.integer)
 
 
+def count(examples: Examples) -> Any:
+    """How many of the examples count."""
+    return examples.x.shape[0] if examples.weight is None else examples.weight.sum()
+
+
+def masked(examples: Examples, values: jax.Array, other: float = 0) -> jax.Array:
+    """``values`` [N, …], one an example, with ``other`` for those that do not count.
+
+    Selected, not multiplied: what does not count spoils no sum, not even where it overflows.
+    """
+    if examples.weight is None:
+        return values
+    counts = (examples.weight > 0).reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.where(counts, values, jnp.asarray(other, values.dtype))
+
+
 def total(problem: Problem, params: Params, examples: Examples) -> tuple[jax.Array, Evaluation]:
     """Sum of the losses, twice: alone (to differentiate) and with the number of correct labels."""
     outputs = problem.apply(params, examples.x)
-    loss = problem.loss(outputs, examples.y).sum()
+    loss = masked(examples, problem.loss(outputs, examples.y)).sum()
     if not has_labels(examples):
         return loss, Evaluation(loss, None)
     correct = jnp.argmax(outputs, axis=-1) == examples.y
-    return loss, Evaluation(loss, correct.sum(dtype=loss.dtype))
+    return loss, Evaluation(loss, masked(examples, correct).sum(dtype=loss.dtype))
 
 
 def total_loss(problem: Problem) -> Callable[[Params, Examples], jax.Array]:
@@ -58,7 +74,7 @@ def evaluate(
 ) -> Evaluation:
     """Mean loss and accuracy over the examples."""
     sums = trees.accumulate(lambda batch: total(problem, params, batch)[1], examples, microbatch)
-    return trees.divide(sums, examples.x.shape[0])
+    return trees.divide(sums, count(examples))
 
 
 def loss_and_gradient(
@@ -73,4 +89,4 @@ def loss_and_gradient(
         gradient, evaluation = jax.grad(differentiated, has_aux=True)(params)
         return evaluation, gradient
 
-    return trees.divide(trees.accumulate(one, examples, microbatch), examples.x.shape[0])
+    return trees.divide(trees.accumulate(one, examples, microbatch), count(examples))

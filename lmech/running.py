@@ -344,8 +344,7 @@ def _kept(run: Run, batch: Batch, setup: building.Batch) -> Checkpoint | None:
     if not (_place(run, batch) / checkpoints.STATE).is_file():
         return None
     with numerics():
-        shapes = engine.state_shapes(setup.program, setup.inputs, setup.data, setup.feed(0))
-    return checkpoints.read(_place(run, batch), shapes)
+        return checkpoints.read(_place(run, batch), setup.state_shapes())
 
 
 def _built(batch: Batch) -> building.Batch:

@@ -1,5 +1,6 @@
-"""Which examples each step sees, as data: an array of indices a chunk, drawn on the host."""
+"""What is drawn on the host, as data: minibatches, the examples that count, label noise."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -26,3 +27,34 @@ def minibatches(seed: int, steps: np.ndarray, n: int, batch_size: int) -> np.nda
         order = _epoch(seed, epoch, n)
         rows[row] = order[position * batch_size : (position + 1) * batch_size]
     return rows
+
+
+def subset(seed: int, n: int, fraction: float) -> np.ndarray:
+    """Indices of the ⌈fraction · n⌉ examples that count (at least one), ascending.
+
+    The first of a permutation, so a smaller fraction's are among a larger one's.
+    """
+    # Less a rounding error: 0.7 · 10 is 7.000000000000001.
+    size = max(1, math.ceil(fraction * n - 1e-9))
+    return np.sort(seeds.generator(seed, "subset", 0).permutation(n)[:size]).astype(np.int32)
+
+
+def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:
+    """Targets with label noise.
+
+    Labels [N]: each is replaced, with probability ``level``, by another of the ``classes``, all
+    equally likely; those that a lower level replaces are among a higher one's, by the same class.
+    Real targets [N, C]: Gaussian noise of standard deviation ``level`` is added.
+
+    Raises ValueError for labels if ``level`` is above 1 or there is no other class.
+    """
+    generator = seeds.generator(seed, "noise", 0)
+    if not np.issubdtype(y.dtype, np.integer):
+        return (y + level * generator.standard_normal(y.shape)).astype(y.dtype)
+    if level > 1:
+        raise ValueError(f"label_noise={level}: the fraction of labels replaced is at most 1")
+    if classes < 2:
+        raise ValueError("label_noise replaces a label by another class, and there is only one")
+    wrong = generator.random(len(y)) < level
+    other = (y + generator.integers(1, classes, len(y))) % classes
+    return np.where(wrong, other, y).astype(y.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 # The order is part of the numbers: append, never reorder.
-STREAMS = ("init", "batches", "noise", "probes")
+STREAMS = ("init", "batches", "noise", "probes", "subset")
 
 
 def stream_seeds(seed: int, overrides: Mapping[str, int | None]) -> dict[str, int]:

@@ -52,9 +52,10 @@ def lanes(batch: Batch, free: int) -> int:
     """
     members = len(batch.inputs.horizon)
     run = engine.compiled(replace(batch.program, mode="vmap", devices=1))
-    arguments = engine.chunk_shapes(batch.program, batch.inputs, batch.data, batch.feed(0))
+    arguments = batch.argument_shapes()[engine.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
-    each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info)
+    own = (batch.inputs.targets, batch.inputs.weights)
+    each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info) + bytes_of(own)
     if batch.program.mode == "vmap":
         each += intermediates(traced.jaxpr.jaxpr)
     return max(1, min(members, int(SHARE * free * members / each)))

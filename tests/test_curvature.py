@@ -54,7 +54,7 @@ def dense(at, kind="hessian", microbatch=None, examples=None):
 
 def by_definition(at):
     """The four matrices from jax's own dense derivatives."""
-    x, y = at.data.train
+    x, y = at.data.train[:2]
     n = len(x)
     w, unravel = ravel_pytree(at.params)
 
@@ -91,7 +91,7 @@ def test_the_hessian_of_a_deep_linear_net_is_the_written_out_one():
     """f = W₂ᵀW₁ᵀx: the blocks of H are W₂W₂ᵀ ⊗ xxᵀ, hhᵀ ⊗ 1 and the cross term with the error."""
     model = ("model.depth=1", "model.width=3", "model.bias=false", "model.activation=linear")
     at = small(*model, "dataset.train_size=25")
-    x, y = (np.asarray(a) for a in at.data.train)
+    x, y = (np.asarray(a) for a in at.data.train[:2])
     first, second = (np.asarray(at.params[n]["kernel"]) for n in ("hidden_1", "readout"))
     h, n = x @ first, len(x)
     error = h @ second - np.eye(10)[y]

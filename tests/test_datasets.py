@@ -91,7 +91,7 @@ def test_digits_without_a_test_image_are_an_error(size):
 
 def test_chebyshev_targets_are_the_cosine_form():
     data = chebyshev(degree=6, train_size=20)
-    for x, y in data:
+    for x, y, _ in data:
         np.testing.assert_allclose(y, np.cos(6 * np.arccos(x)), atol=1e-12)
 
 

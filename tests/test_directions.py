@@ -9,7 +9,7 @@ import pytest
 from problems import column, job, measured, state, train
 
 from lmech import building
-from lmech.datasets import Examples
+from lmech.datasets import take
 from lmech.observables import gradient, matrices, next_update
 from lmech.observables.directions import (
     batch_sharpness,
@@ -89,7 +89,7 @@ def test_batch_sharpness_takes_gradient_and_hessian_of_the_same_minibatch():
     order = np.asarray(jax.random.permutation(key, 60)).reshape(4, 15)
     curves, squares = [], []
     for rows in order:
-        batch = Examples(*(array[rows] for array in at.data.train))
+        batch = take(at.data.train, rows)
         here = at._replace(data=at.data._replace(train=batch))
         g = flat(loss_and_gradient(at.problem, at.params, batch, None)[1])
         curves.append(g @ dense(here) @ g)

@@ -41,7 +41,7 @@ def dense_gradients(here, examples=None):
 
 def linear_gradients(here):
     """The same for linear regression, written out: xᵢ (fᵢ − yᵢ)ᵀ."""
-    x, y = map(np.asarray, here.data.train)
+    x, y = map(np.asarray, here.data.train[:2])
     residuals = x @ np.asarray(here.params["readout"]["kernel"]) - np.eye(10)[y]
     return np.einsum("ni,nc->nic", x, residuals).reshape(len(x), -1)
 
@@ -70,7 +70,7 @@ def test_the_noise_scale_of_a_net_is_that_of_the_dense_jacobian_of_its_losses():
 
 def test_over_all_probe_sets_the_noise_and_the_signal_average_to_the_exact_ones():
     here = state(*LINEAR)
-    x, y = (array[:6] for array in here.data.train)
+    x, y = (array[:6] for array in here.data.train[:2])
     exact = measured(gradients.gradient_noise(), on(here, x, y))
     chosen = np.asarray(training_examples(on(here, np.arange(6), np.arange(6)), 3).x)
     observable = gradients.gradient_noise(examples=3)
@@ -105,7 +105,7 @@ def test_the_coherence_is_the_mean_cosine_of_pairs_of_the_dense_jacobians_rows(e
 
 def test_identical_examples_are_fully_coherent_and_without_noise():
     here = state(*NET)
-    twins = on(here, *(jnp.repeat(array[:1], 9, axis=0) for array in here.data.train))
+    twins = on(here, *(jnp.repeat(array[:1], 9, axis=0) for array in here.data.train[:2]))
     coherence = measured(gradients.gradient_coherence(), twins)
     np.testing.assert_allclose([coherence[""], coherence["ratio"]], 1)
     np.testing.assert_allclose(measured(gradients.gradient_noise(), twins)[""], 0, atol=1e-12)

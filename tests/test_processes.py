@@ -25,7 +25,7 @@ def test_on_a_quadratic_the_flow_is_the_matrix_exponential(alpha):
     """w(t) − w* = exp(−Ht)(w₀ − w*): RK4's error a unit of time is O((αλ)⁴)."""
     recorder, end = flow_run(*LINEAR, f"observables.gradient_flow.alpha={alpha}")
     at = state(*LINEAR)
-    x, y = (np.asarray(a) for a in at.data.train)
+    x, y = (np.asarray(a) for a in at.data.train[:2])
     covariance, target = x.T @ x / len(x), np.eye(10)[y]
     values, vectors = np.linalg.eigh(covariance)
     w, pull = np.asarray(at.params["readout"]["kernel"]), x.T @ target / len(x)

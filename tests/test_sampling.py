@@ -109,7 +109,7 @@ def test_factors_lie_between_0_and_1(name, warmup, final, decay, horizon):
 
 def test_a_stream_has_the_jobs_seed_unless_it_has_its_own():
     streams = seeds.stream_seeds(3, {"noise": 7, "init": 0, "probes": None})
-    assert streams == {"init": 0, "batches": 3, "noise": 7, "probes": 3}
+    assert streams == {"init": 0, "batches": 3, "noise": 7, "probes": 3, "subset": 3}
 
 
 def test_the_streams_of_one_seed_are_distinct():

@@ -21,7 +21,7 @@ def examples(n):
 
 
 def sums(batch):
-    x, y = batch
+    x, y = batch.x, batch.y
     return {"x": x.sum(axis=0), "gram": x.T @ x, "labels": y.sum(), "count": jnp.float32(len(x))}
 
 

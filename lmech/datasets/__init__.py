@@ -6,10 +6,15 @@ import numpy as np
 
 
 class Examples(NamedTuple):
-    """Inputs ``x`` [N, …] and targets ``y``: labels [N] (integers) or vectors [N, C] (reals)."""
+    """Inputs ``x`` [N, …] and targets ``y``: labels [N] (integers) or vectors [N, C] (reals).
+
+    ``weight`` [N] is 1 for an example that counts and 0 for one that does not; None: all count.
+    Means over the examples are ``problem.masked`` sums over ``problem.count``.
+    """
 
     x: Any
     y: Any
+    weight: Any = None
 
 
 class Data(NamedTuple):
@@ -17,6 +22,11 @@ class Data(NamedTuple):
 
     train: Examples
     test: Examples
+
+
+def take(examples: Examples, rows: Any) -> Examples:
+    """The examples at these indices, which all count: without weights."""
+    return Examples(examples.x[rows], examples.y[rows])
 
 
 def outputs(data: Data) -> int:
@@ -27,7 +37,9 @@ def outputs(data: Data) -> int:
 
 def check(data: Data) -> None:
     """Raise ValueError unless targets are labels [N] (integers) or reals [N, C], one an input."""
-    for name, (x, y) in zip(Data._fields, data, strict=True):
+    for name, (x, y, weight) in zip(Data._fields, data, strict=True):
+        if weight is not None:
+            raise ValueError(f"the {name} split has weights: leave them to data_fraction")
         if len(x) != len(y):
             raise ValueError(f"the {name} split has {len(x)} inputs and {len(y)} targets")
         integers = np.issubdtype(y.dtype, np.integer)

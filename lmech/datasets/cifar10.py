@@ -35,5 +35,5 @@ def cifar10(
 ) -> Data:
     """50,000 and 10,000 colour images, 32 × 32 (Krizhevsky 2009), in the archive's order."""
     *batches, test = (read_batch(path) for path in locate(SOURCE))
-    train = Examples(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    train = Examples(*(np.concatenate([b[field] for b in batches]) for field in (0, 1)))
     return prepare(train, test, train_size, test_size, standardize, flatten)

@@ -3,7 +3,8 @@
 Each is V ↦ MV for V [K, P], K vectors as rows; P counts the entries of ``params`` in the order of
 ``ravel_pytree``. Without microbatches the model is linearised once and every product reuses it;
 with them, each microbatch is linearised as the whole block is pushed through it, so that peak
-memory is set by the microbatch and not by the data.
+memory is set by the microbatch and not by the data. ``count`` is the n that sums are divided by
+where not all examples count (None: their number).
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def hessian(
     params: Any,
     examples: Any,
     microbatch: int | None = None,
+    count: Any = None,
 ) -> Operator:
     """H = ∇²[(1/n) Σᵢ ℓᵢ(w)]; ``total_loss(params, examples)`` is the sum over the examples.
 
@@ -35,7 +37,7 @@ def hessian(
     def linearized(w: Vector, unravel: Any, batch: Any) -> Callable[[Vector], Vector]:
         return jax.linearize(jax.grad(lambda w: total_loss(unravel(w), batch)), w)[1]
 
-    return _mean(linearized, params, examples, microbatch)
+    return _mean(linearized, params, examples, microbatch, count)
 
 
 def gauss_newton(
@@ -44,6 +46,7 @@ def gauss_newton(
     params: Any,
     examples: Any,
     microbatch: int | None = None,
+    count: Any = None,
 ) -> Operator:
     """G = (1/n) Σᵢ Jᵢᵀ (∂²ℓᵢ/∂f²) Jᵢ, J the Jacobian of ``outputs(params, examples)``.
 
@@ -58,7 +61,7 @@ def gauss_newton(
         transpose = jax.linear_transpose(jvp, w)
         return lambda v: transpose(curve(jvp(v)))[0]
 
-    return _mean(linearized, params, examples, microbatch)
+    return _mean(linearized, params, examples, microbatch, count)
 
 
 def empirical_fisher(
@@ -66,6 +69,7 @@ def empirical_fisher(
     params: Any,
     examples: Any,
     microbatch: int | None = None,
+    count: Any = None,
 ) -> Operator:
     """F̂ = (1/n) Σᵢ gᵢgᵢᵀ, gᵢ the gradient of ``losses(params, examples)[i]``.
 
@@ -77,7 +81,7 @@ def empirical_fisher(
         transpose = jax.linear_transpose(jvp, w)
         return lambda v: transpose(jvp(v))[0]
 
-    return _mean(linearized, params, examples, microbatch)
+    return _mean(linearized, params, examples, microbatch, count)
 
 
 def _mean(
@@ -85,10 +89,12 @@ def _mean(
     params: Any,
     examples: Any,
     microbatch: int | None,
+    count: Any,
 ) -> Operator:
     """V ↦ (1/n) Σ over microbatches of ``linearized(w, unravel, microbatch)`` on each row."""
     w, unravel = ravel_pytree(params)
     n = jax.tree.leaves(examples)[0].shape[0]
+    divisor = n if count is None else count
 
     def rows(product: Callable[[Vector], Vector], V: Block) -> Block:
         # One after another on a CPU: what K of them share, reading the data once, is less than what
@@ -98,13 +104,13 @@ def _mean(
 
     if microbatch is None or microbatch >= n:
         whole = linearized(w, unravel, examples)
-        return lambda V: trees.divide(rows(whole, V), n)
+        return lambda V: trees.divide(rows(whole, V), divisor)
 
     def accumulated(V: Block) -> Block:
         total = trees.accumulate(
             lambda batch: rows(linearized(w, unravel, batch), V), examples, microbatch
         )
-        return trees.divide(total, n)
+        return trees.divide(total, divisor)
 
     return accumulated
 

@@ -48,9 +48,15 @@ def effective_rank(spectrum: jax.Array) -> jax.Array:
 
 
 def neural_collapse(
-    features: jax.Array, labels: jax.Array, outputs: jax.Array, classifier: jax.Array
+    features: jax.Array,
+    labels: jax.Array,
+    outputs: jax.Array,
+    classifier: jax.Array,
+    weight: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """NC1 to NC4 of features [N, D], labels [N], outputs [N, C] and a classifier [D, C].
+
+    ``weight`` [N], 0 or 1, says which examples count (None: all).
 
     See ``observables.collapse.neural_collapse``, which states the formulas.
     """
@@ -58,6 +64,7 @@ def neural_collapse(
     # Only differences of features count; what they share would cost float32 its digits.
     features = features - features.mean(axis=0, keepdims=True)
     member = jax.nn.one_hot(labels, classes, dtype=features.dtype)
+    member = member if weight is None else member * weight[:, None]
     means = (member.T @ features) / member.sum(axis=0)[:, None]
     center = means.mean(axis=0, keepdims=True)
     means, features = means - center, features - center
@@ -70,12 +77,17 @@ def neural_collapse(
     nearest = jnp.argmax(features @ means.T - jnp.square(norms)[None] / 2, axis=1)
     disagree = nearest != jnp.argmax(outputs, axis=1)
     return {
-        "nc1": jnp.square(within).sum(axis=1).mean(),
+        "nc1": _mean(jnp.square(within).sum(axis=1), weight),
         "nc2_equinorm": norms.std() / norms.mean(),
         "nc2_equiangularity": angles.sum() / (classes * (classes - 1)),
         "nc3": jnp.square(_unit(classifier.T) - _unit(means)).sum(),
-        "nc4": disagree.mean(dtype=features.dtype),
+        "nc4": _mean(disagree, weight, features.dtype),
     }
+
+
+def _mean(values: jax.Array, weight: jax.Array | None, dtype: Any = None) -> jax.Array:
+    """Mean of values [N] over those that count."""
+    return values.mean(dtype=dtype) if weight is None else weight @ values / weight.sum()
 
 
 def _unit(matrix: jax.Array) -> jax.Array:

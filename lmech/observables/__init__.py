@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
-from lmech.datasets import Data, Examples
+from lmech.datasets import Data, Examples, take
 from lmech.optimizers import Hyperparameters, Optimizer
 from lmech.parametrization import Scales, descend
 from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
@@ -28,6 +29,9 @@ class State(NamedTuple):
     problem: Problem
     """With the member's parametrization in place."""
     data: Data
+    """With the member's own targets, and weights where only some training examples count."""
+    subset: int | None
+    """How many training examples count at least, of any member of the batch (None: all)."""
     params: Params
     past: tuple[Params, ...]
     """w_{t−1}, w_{t−2}: as many as the observables ask for."""
@@ -71,16 +75,40 @@ def memoryless(measure: Callable[[State], Values]) -> Observable:
 def training_examples(state: State, count: int | None) -> Examples:
     """A fixed subset of the training set, the same for every job; all of it if ``count`` is None.
 
-    Drawn without replacement, by a generator of its own. Raises ValueError if there are fewer.
+    Drawn without replacement, by a generator of its own. Where only some examples count, it is the
+    first ``count`` of them in the generator's order, so the subset has no weights (all of the
+    training set then has). Raises ValueError if there are fewer.
     """
     train = state.data.train
-    n = len(train.x)
     if count is None:
         return train
-    if count > n:
-        raise ValueError(f"examples={count}, but there are {n} training examples")
-    chosen = np.sort(np.random.Generator(np.random.Philox(0)).permutation(n)[:count])
-    return Examples(*(array[chosen] for array in train))
+    if count > available(state):
+        raise ValueError(f"examples={count}, but there are {available(state)} training examples")
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(train.x))
+    chosen = counting_first(train, order)[:count]
+    return take(train, np.sort(chosen) if train.weight is None else jnp.sort(chosen))
+
+
+def available(state: State) -> int:
+    """How many training examples there are to choose from."""
+    return len(state.data.train.x) if state.subset is None else state.subset
+
+
+def counting_first(examples: Examples, order: Any) -> Any:
+    """An order [N] of the examples with those that count before the others."""
+    if examples.weight is None:
+        return order
+    return jnp.asarray(order)[jnp.argsort(examples.weight[order], descending=True, stable=True)]
+
+
+def all_counting(name: str, state: State, chosen: Examples) -> Examples:
+    """The examples, for an observable that cannot leave some of them out. Raises ValueError."""
+    if chosen.weight is not None:
+        raise ValueError(
+            f"{name} takes the examples that it is given, and with data_fraction only some of the "
+            f"training set count: set observables.{name}.examples to {available(state)} or less"
+        )
+    return chosen
 
 
 def gradient(state: State) -> Params:

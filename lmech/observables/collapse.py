@@ -56,7 +56,7 @@ def neural_collapse(
                 f"outputs with {readout} {list(classifier.shape)}: set "
                 "layer to what that tensor takes"
             )
-        return features.neural_collapse(h, chosen.y, outputs, classifier)
+        return features.neural_collapse(h, chosen.y, outputs, classifier, chosen.weight)
 
     return memoryless(measure)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech import seeds
-from lmech.datasets import Examples
+from lmech.datasets import Examples, take
 from lmech.numerics import trees
 from lmech.observables import (
     Count,
@@ -13,6 +13,8 @@ from lmech.observables import (
     Observable,
     State,
     Values,
+    available,
+    counting_first,
     gradient,
     matrices,
     memoryless,
@@ -21,7 +23,7 @@ from lmech.observables import (
 )
 from lmech.observables.curvature import EXTENSIONS, NonNegative, top_pairs
 from lmech.observables.matrices import flat
-from lmech.problem import Params, evaluate, loss_and_gradient, total_loss
+from lmech.problem import Params, count, evaluate, loss_and_gradient, total_loss
 
 
 def _quadratic(state: State, direction: jax.Array, microbatch: int | None) -> jax.Array:
@@ -119,7 +121,7 @@ def _third_derivative(
 
         return jax.jvp(second, (w,), (d,))[1]
 
-    return trees.divide(trees.accumulate(one, train, microbatch or state.microbatch), len(train.x))
+    return trees.divide(trees.accumulate(one, train, microbatch or state.microbatch), count(train))
 
 
 def batch_sharpness(batch_size: Count | None = None, batches: Count = 16) -> Observable:
@@ -137,7 +139,7 @@ def batch_sharpness(batch_size: Count | None = None, batches: Count = 16) -> Obs
         total = total_loss(state.problem)
 
         def ratio(batch: Examples) -> tuple[jax.Array, jax.Array]:
-            slope = jax.grad(lambda params: total(params, batch) / len(batch.x))
+            slope = jax.grad(lambda params: total(params, batch) / count(batch))
             g = slope(state.params)
             _, product = jax.jvp(slope, (state.params,), (g,))
             return flat(g) @ flat(product), trees.squared_norm(g)
@@ -148,20 +150,20 @@ def batch_sharpness(batch_size: Count | None = None, batches: Count = 16) -> Obs
     return memoryless(measure)
 
 
-def _minibatches(state: State, size: int | None, count: int) -> Examples:
-    """Disjoint random minibatches, stacked: [count, B, …]."""
+def _minibatches(state: State, size: int | None, number: int) -> Examples:
+    """Disjoint random minibatches, stacked: [number, B, …]."""
     train = state.data.train
-    n = len(train.x)
+    n, most = len(train.x), available(state)
     if size is None or size == n:
-        return Examples(*(array[None] for array in train))
-    if size * count > n:
+        return jax.tree.map(lambda array: array[None], train)
+    if size * number > most:
         raise ValueError(
-            f"batch_sharpness draws {count} disjoint minibatches of {size} examples, and there are "
-            f"{n}: lower batches to {n // size}"
+            f"batch_sharpness draws {number} disjoint minibatches of {size} examples, and there "
+            f"are {most}: lower batches to {most // size}"
         )
     key = jax.random.fold_in(seeds.key(state.seeds, "probes"), state.step)
-    order = jax.random.permutation(key, n)[: size * count].reshape(count, size)
-    return Examples(*(array[order] for array in train))
+    order = counting_first(train, jax.random.permutation(key, n))
+    return take(train, order[: size * number].reshape(number, size))
 
 
 def critical_learning_rate(doublings: Count = 30, bisections: Count = 12) -> Observable:

@@ -1,13 +1,16 @@
 """Features: what the layers put out on a fixed probe set, a part of the training set."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lmech.datasets import Examples
 from lmech.numerics import features, trees
 from lmech.observables import Count, Memory, Observable, State, Values, memoryless
 from lmech.observables import training_examples as probes
-from lmech.problem import has_labels
+from lmech.problem import count, has_labels, masked
 
 
 def by_layer(state: State, x: jax.Array) -> dict[str, jax.Array]:
@@ -47,15 +50,20 @@ def activations(examples: Count | None = None, microbatch: Count | None = None) 
         )
 
     def measure(state: State, first: Memory) -> tuple[Memory, Values]:
-        def sums(batch: tuple[jax.Array, Memory]) -> dict[str, Values]:
-            x, start = batch
-            return {layer: _sums(h, start[layer]) for layer, h in by_layer(state, x).items()}
+        chosen = probes(state, examples)._replace(y=None)
 
-        batches = (probes(state, examples).x, first)
-        totals = trees.accumulate(sums, batches, microbatch or state.microbatch)
+        def sums(part: tuple[Examples, Memory]) -> dict[str, Values]:
+            batch, start = part
+            return {
+                layer: _sums(masked(batch, h), masked(batch, start[layer]))
+                for layer, h in by_layer(state, batch.x).items()
+            }
+
+        totals = trees.accumulate(sums, (chosen, first), microbatch or state.microbatch)
         values = {}
         for layer, total in totals.items():
-            for name, value in _changes(total, first[layer].size).items():
+            entries = first[layer].size // len(chosen.x) * count(chosen)
+            for name, value in _changes(total, entries).items():
                 values[f"{name}_{layer.replace('/', '_')}"] = value
         return first, values
 
@@ -72,7 +80,7 @@ def _sums(h: jax.Array, start: jax.Array) -> Values:
     }
 
 
-def _changes(total: Values, entries: int) -> Values:
+def _changes(total: Values, entries: Any) -> Values:
     return {
         "rms": jnp.sqrt(total["squares"] / entries),
         "mean_change": total["change"] / entries,
@@ -93,8 +101,8 @@ def dead_units(examples: Count | None = None, microbatch: Count | None = None) -
     Raises ValueError for a model that has no such layer.
     """
 
-    def extremes(state: State, x: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        layers = by_layer(state, x)
+    def extremes(state: State, batch: Examples) -> dict[str, tuple[jax.Array, jax.Array]]:
+        layers = by_layer(state, batch.x)
         chosen = [name for name in layers if name.rpartition("/")[2].startswith("activation")]
         if not chosen:
             raise ValueError(
@@ -103,16 +111,17 @@ def dead_units(examples: Count | None = None, microbatch: Count | None = None) -
             )
         return {
             name.replace("/", "_"): (
-                layers[name].min(axis=0, keepdims=True),
-                layers[name].max(axis=0, keepdims=True),
+                masked(batch, layers[name], jnp.inf).min(axis=0, keepdims=True),
+                masked(batch, layers[name], -jnp.inf).max(axis=0, keepdims=True),
             )
             for name in chosen
         }
 
     def measure(state: State) -> Values:
-        x = probes(state, examples).x
         found = features.in_microbatches(
-            lambda x: extremes(state, x), x, microbatch or state.microbatch
+            lambda batch: extremes(state, batch),
+            probes(state, examples)._replace(y=None),
+            microbatch or state.microbatch,
         )
         dead = {name: _constant(low, high) for name, (low, high) in found.items()}
         dtype = next(iter(found.values()))[0].dtype
@@ -140,18 +149,18 @@ def logits(examples: Count | None = None, microbatch: Count | None = None) -> Ob
         chosen = probes(state, examples)
         labelled = has_labels(chosen)
 
-        def sums(batch: tuple[jax.Array, jax.Array]) -> Values:
-            f = state.problem.apply(state.params, batch[0])
-            found = {"norm": jnp.square(f).sum()}
+        def sums(batch: Examples) -> Values:
+            f = state.problem.apply(state.params, batch.x)
+            found = {"norm": masked(batch, jnp.square(f)).sum()}
             if f.shape[-1] >= 2:
                 top = lax.top_k(f, 2)[0]
-                found["gap"] = (top[:, 0] - top[:, 1]).sum()
+                found["gap"] = masked(batch, top[:, 0] - top[:, 1]).sum()
                 if labelled:
-                    found["margin"] = _margins(f, batch[1]).sum()
+                    found["margin"] = masked(batch, _margins(f, batch.y)).sum()
             return found
 
-        totals = trees.accumulate(sums, tuple(chosen), microbatch or state.microbatch)
-        means = trees.divide(totals, len(chosen.x))
+        totals = trees.accumulate(sums, chosen, microbatch or state.microbatch)
+        means = trees.divide(totals, count(chosen))
         return {**means, "norm": jnp.sqrt(means["norm"])}
 
     return memoryless(measure)
@@ -176,11 +185,12 @@ def effective_rank(examples: Count | None = None, microbatch: Count | None = Non
     """
 
     def measure(state: State) -> Values:
-        def factors(x: jax.Array) -> dict[str, jax.Array]:
-            return {layer: features.triangular(h) for layer, h in by_layer(state, x).items()}
+        def factors(batch: Examples) -> dict[str, jax.Array]:
+            layers = by_layer(state, batch.x)
+            return {layer: features.triangular(masked(batch, h)) for layer, h in layers.items()}
 
-        x = probes(state, examples).x
-        found = features.in_microbatches(factors, x, microbatch or state.microbatch)
+        chosen = probes(state, examples)._replace(y=None)
+        found = features.in_microbatches(factors, chosen, microbatch or state.microbatch)
         return {
             layer.replace("/", "_"): features.effective_rank(
                 jnp.linalg.svd(features.triangular(factor), compute_uv=False)

@@ -11,12 +11,13 @@ from lmech.observables import (
     Observable,
     State,
     Values,
+    available,
     gradient,
     memoryless,
     next_update,
     training_examples,
 )
-from lmech.problem import Params, total_loss
+from lmech.problem import Params, count, masked, total_loss
 
 
 def _norms(params: Params) -> Values:
@@ -97,7 +98,7 @@ def gradient_noise(examples: Count | None = None, microbatch: Count | None = 64)
 
     def measure(state: State) -> Values:
         chosen = _several("gradient_noise", state, examples)
-        n, N = len(chosen.x), len(state.data.train.x)
+        n, N = count(chosen), count(state.data.train)
 
         def sums(batch: Examples) -> Values:
             gradients = _gradients(state, batch)
@@ -143,7 +144,7 @@ def gradient_coherence(examples: Count | None = None, microbatch: Count | None =
             }
 
         total = trees.accumulate(sums, chosen, microbatch or state.microbatch)
-        n, moving = len(chosen.x), total["moving"]
+        n, moving = count(chosen), total["moving"]
         cosines = trees.squared_norm(total["direction"]) - moving
         return {
             "": cosines / (moving * (moving - 1)),
@@ -165,7 +166,8 @@ def input_jacobian(examples: Count | None = None, microbatch: Count | None = 64)
     """
 
     def measure(state: State) -> Values:
-        x = training_examples(state, examples).x
+        chosen = training_examples(state, examples)._replace(y=None)
+        x = chosen.x
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise ValueError(
                 f"input_jacobian differentiates in the inputs, and this dataset's are {x.dtype}: "
@@ -179,10 +181,12 @@ def input_jacobian(examples: Count | None = None, microbatch: Count | None = 64)
         outputs = jax.eval_shape(f, x[0])
         jacobian = jax.jacrev(f) if outputs.size <= x[0].size else jax.jacfwd(f)
 
-        def sums(x: jax.Array) -> jax.Array:
-            return jnp.sqrt(jax.vmap(trees.squared_norm)(jax.vmap(jacobian)(x))).sum()
+        def sums(batch: Examples) -> jax.Array:
+            norms = jnp.sqrt(jax.vmap(trees.squared_norm)(jax.vmap(jacobian)(batch.x)))
+            return masked(batch, norms).sum()
 
-        return {"": trees.accumulate(sums, x, microbatch or state.microbatch) / len(x)}
+        total = trees.accumulate(sums, chosen, microbatch or state.microbatch)
+        return {"": total / count(chosen)}
 
     return memoryless(measure)
 
@@ -201,14 +205,14 @@ def _alone(name: str, state: State) -> None:
         ) from error
 
 
-def _several(name: str, state: State, count: int | None) -> Examples:
+def _several(name: str, state: State, number: int | None) -> Examples:
     """The probe set, where the model takes its examples alone and there are two."""
     _alone(name, state)
-    chosen = training_examples(state, count)
-    if len(chosen.x) < 2:
+    chosen = training_examples(state, number)
+    if min(len(chosen.x), available(state)) < 2:
         raise ValueError(
             f"{name} compares examples, and there is one: set observables.{name}.examples to 2 or "
-            "more"
+            "more, or raise data_fraction"
         )
     return chosen
 

@@ -13,7 +13,16 @@ from lmech.numerics import features, kernels, tracking
 from lmech.numerics.kernels import Reduction
 from lmech.numerics.krylov import Operator
 from lmech.numerics.tracking import Policy
-from lmech.observables import Count, Memory, Observable, State, Values, training_examples
+from lmech.observables import (
+    Count,
+    Memory,
+    Observable,
+    State,
+    Values,
+    all_counting,
+    training_examples,
+)
+from lmech.problem import count, masked
 
 NonNegative = Annotated[int, Ge(0)]
 
@@ -60,11 +69,12 @@ def ntk(
     ``block`` examples' gradients are alive at a time, twice (None: at most 512 MiB). Where batch
     norm works on groups, ``examples`` is a multiple of the group.
 
-    Raises ValueError if there are fewer examples, none, or fewer than k rows.
+    Raises ValueError if there are fewer examples, none, or fewer than k rows, and for all of a
+    training set of which only some count.
     """
 
     def probes(state: State) -> Examples:
-        return _probes(state, examples, 1, "ntk")
+        return all_counting("ntk", state, _probes(state, examples, 1, "ntk"))
 
     def kernel(state: State) -> jax.Array:
         x = probes(state).x
@@ -78,7 +88,7 @@ def ntk(
         return _Kernels(K, K, state.step)
 
     def measure(state: State, memory: _Kernels) -> tuple[Memory, Values]:
-        K, (x, y) = kernel(state), probes(state)
+        K, (x, y, _) = kernel(state), probes(state)
         Y = targets(y, state.problem.apply(state.params, x))
         eigenvalues = jnp.linalg.eigvalsh(K)[::-1] / len(x)
         steps = (state.step - memory.step).astype(K.dtype)
@@ -121,17 +131,25 @@ def ntk_eigenvalues(
     """
     policy = Policy(k, extensions, check_every=check_every)
 
-    def inputs(state: State) -> jax.Array:
-        return _probes(state, examples, 1, "ntk_eigenvalues").x
+    def probes(state: State) -> Examples:
+        return _probes(state, examples, 1, "ntk_eigenvalues")
 
     def operator(state: State) -> Operator:
-        x, rates = inputs(state), state.scales.learning_rate
+        chosen, rates = probes(state), state.scales.learning_rate
         size = microbatch or state.microbatch
-        product = kernels.ntk_products(state.problem.apply, state.params, x, rates, size)
-        return lambda block: product(block) / len(x)
+        product = kernels.ntk_products(state.problem.apply, state.params, chosen.x, rates, size)
+
+        def counting(block: jax.Array) -> jax.Array:
+            """The block [K, N·C] with 0 for the outputs of examples that do not count."""
+            by_example = block.T.reshape(len(chosen.x), -1)
+            return masked(chosen, by_example).reshape(block.T.shape).T
+
+        if chosen.weight is None:
+            return lambda block: product(block) / len(chosen.x)
+        return lambda block: counting(product(counting(block))) / count(chosen)
 
     def init(state: State) -> Memory:
-        outputs = jax.eval_shape(state.problem.apply, state.params, inputs(state))
+        outputs = jax.eval_shape(state.problem.apply, state.params, probes(state).x)
         if k > outputs.size:
             raise ValueError(f"the kernel has {outputs.size} eigenvalues: lower k ({k})")
         key = seeds.key(state.seeds, "probes")
@@ -154,11 +172,12 @@ def cka(examples: Count | None = 200) -> Observable:
     with itself at step 0. In [0, 1]; not a number for a layer that puts out the same for every
     example. The memory is the layers' Gram matrices [L, N, N].
 
-    Raises ValueError for fewer than two examples, and for a model that tells no activations.
+    Raises ValueError for fewer than two examples, for all of a training set of which only some
+    count, and for a model that tells no activations.
     """
 
     def grams(state: State) -> jax.Array:
-        x = _probes(state, examples, 2, "cka").x
+        x = all_counting("cka", state, _probes(state, examples, 2, "cka")).x
         layers = state.problem.activations(state.params, x)
         if not layers:
             raise ValueError(

@@ -10,7 +10,7 @@ from lmech.datasets import Examples
 from lmech.numerics import curvature
 from lmech.numerics.curvature import Operator
 from lmech.observables import State, training_examples
-from lmech.problem import Params
+from lmech.problem import Params, count, masked
 
 Matrix = Literal["hessian", "gauss_newton", "empirical_fisher", "residual"]
 """H; G, which is the Fisher information for both losses; (1/n)Σgᵢgᵢᵀ; H − G."""
@@ -30,28 +30,28 @@ def operator(
     """
     problem, chosen = state.problem, training_examples(state, examples)
     params, whole = _part(state.params, part)
-    size = microbatch or state.microbatch
+    size, n = microbatch or state.microbatch, count(chosen)
 
     def outputs(params: Params, batch: Examples) -> Any:
         return problem.apply(whole(params), batch.x)
 
     def output_loss(f: Any, batch: Examples) -> jax.Array:
-        return problem.loss(f, batch.y).sum()
+        return masked(batch, problem.loss(f, batch.y)).sum()
 
     def losses(params: Params, batch: Examples) -> jax.Array:
-        return problem.loss(outputs(params, batch), batch.y)
+        return masked(batch, problem.loss(outputs(params, batch), batch.y))
 
     def hessian() -> Operator:
         total = lambda params, batch: losses(params, batch).sum()  # noqa: E731
-        return curvature.hessian(total, params, chosen, size)
+        return curvature.hessian(total, params, chosen, size, n)
 
     def gauss_newton() -> Operator:
-        return curvature.gauss_newton(outputs, output_loss, params, chosen, size)
+        return curvature.gauss_newton(outputs, output_loss, params, chosen, size, n)
 
     table: dict[str, Callable[[], Operator]] = {
         "hessian": hessian,
         "gauss_newton": gauss_newton,
-        "empirical_fisher": lambda: curvature.empirical_fisher(losses, params, chosen, size),
+        "empirical_fisher": lambda: curvature.empirical_fisher(losses, params, chosen, size, n),
         "residual": lambda: curvature.difference(hessian(), gauss_newton()),
     }
     return table[kind]()
