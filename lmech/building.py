@@ -203,7 +203,7 @@ def build_inputs(
     return Inputs(
         seeds=stack([_streams(c) for c in configs], "uint32"),
         hyperparameters=stack([_hyperparameters(c) for c in configs], dtype),
-        scales=stack([instantiate(c["parametrization"])(shapes) for c in configs], dtype),
+        scales=stack([f(shapes) for f in _called(configs, "parametrization")], dtype),
         horizon=np.asarray([c["steps"] for c in configs], "int32"),
         stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
         targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
@@ -211,9 +211,16 @@ def build_inputs(
     )
 
 
+def _called(configs: Sequence[Config], section: str) -> list[Any]:
+    """What each job's section makes; equal ones are made once."""
+    made: dict[str, Any] = {}
+    nodes = [(planning.digest(config[section]), config[section]) for config in configs]
+    return [made[k] if k in made else made.setdefault(k, instantiate(node)) for k, node in nodes]
+
+
 def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarray]:
     """``steps [S] → rates [M, S]``: each job's peak rate times its schedule."""
-    schedules = [instantiate(config["schedule"]) for config in configs]
+    schedules = _called(configs, "schedule")
     dtype = configs[0]["precision"]["dtype"]
 
     def rates(steps: np.ndarray) -> np.ndarray:

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from pandas.api.types import infer_dtype
 
-from lmech.disk import atomically, finite
+from lmech.disk import atomically, finite, read_yaml
 
 
 def read_jobs(sweep: Path) -> pd.DataFrame:
@@ -75,7 +74,7 @@ def _read_run(folder: Path, overrides: dict[str, Any]) -> Run:
     return Run(
         folder.name,
         overrides,
-        yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        read_yaml(folder / "config.yaml"),
         json.loads((folder / "result.json").read_text(encoding="utf-8")),
         pd.read_parquet(folder / "metrics.parquet"),
     )

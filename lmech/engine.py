@@ -153,11 +153,19 @@ def compiled(program: Program) -> Compiled:
     )
 
 
+@lru_cache(maxsize=32)
+def on_one(program: Program) -> Program:
+    """The program as one function on one device, to be looked at rather than run."""
+    if program.mode != "loop" and program.devices == 1:
+        return program
+    return replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1)
+
+
 def state_shapes(
     program: Program, inputs: Inputs, data: Data, feed: Feed
 ) -> tuple[Carry, dict[str, Memory]]:
     """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
-    run = compiled(replace(program, mode="vmap", devices=1))
+    run = compiled(on_one(program))
     carry = jax.eval_shape(run.start, (), (inputs, None))
     memories = {
         name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
@@ -194,7 +202,7 @@ def argument_shapes(
 
 def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Callable[[], Any]]:
     """By name, what lowers each of the program's functions at ``argument_shapes``."""
-    run = compiled(replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1))
+    run = compiled(on_one(program))
     functions = {
         "start": run.start,
         TRAINING_PROGRAM: run.chunk,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
@@ -17,6 +16,7 @@ from lmech import config as configs
 from lmech import sweeps
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data, check
+from lmech.disk import read_yaml
 from lmech.seeds import stream_seeds
 
 # Raise it when a change to the code changes a job's numbers beyond rounding: old results are then
@@ -241,8 +241,8 @@ def multirun(overrides: Sequence[str]) -> list[Job]:
     Raises ConfigError.
     """
     chosen = [text for text in overrides if text.partition("=")[0] in configs.NOT_OF_A_JOB]
-    node = configs.plain(configs.compose(chosen))
-    blocks = sweeps.parse(node["sweep"] or (node["experiment"] or {}).get("sweep"))
+    node = configs.plain(configs.compose(chosen)) if chosen else {}
+    blocks = sweeps.parse(node.get("sweep") or (node.get("experiment") or {}).get("sweep"))
     return expand(*sweeps.on_top(blocks, overrides))
 
 
@@ -334,5 +334,5 @@ def _with_recorded(job: Job, job_folder: Path) -> Job:
     path = job_folder / "config.yaml"
     if not path.is_file():
         return job
-    old = yaml.safe_load(path.read_text(encoding="utf-8"))["observables"]
+    old = read_yaml(path)["observables"]
     return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})

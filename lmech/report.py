@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ def write(
     command: str,
     figure: Figure,
     claims: Sequence[dict[str, Any]],
+    finals: Mapping[str, Mapping[str, Any]],
 ) -> Path:
-    """``report.html`` of a sweep folder. Opens offline: nothing is loaded from anywhere."""
+    """``report.html`` of a sweep folder. Opens offline: nothing is loaded from anywhere.
+
+    ``finals``: job id → the last recorded value of each column.
+    """
     environment = Environment(
         loader=PackageLoader("lmech"), autoescape=True, undefined=StrictUndefined
     )
@@ -47,7 +51,7 @@ def write(
         figure=_svg(figure),
         claims=claims,
         jobs=collecting.read_jobs(folder).to_dict("records"),
-        finals={run.job: run.result["final"] for run in collecting.read_runs(folder)},
+        finals=finals,
         summary=summary,
     )
     path = folder / "report.html"

@@ -16,6 +16,8 @@ from lmech.planning import Job
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lmech.collecting import Run
+
 
 class Experiment(NamedTuple):
     """An experiment at one scale, before it runs."""
@@ -142,7 +144,8 @@ def _draw_runs(folder: Path, title: str, command: str) -> None:
     runs = collecting.read_runs(folder)
     if runs:
         figure = plotting.curves(runs)
-        _draw(folder, figure, title=f"{folder.parent.name}: {title}", paper="", command=command)
+        title = f"{folder.parent.name}: {title}"
+        _draw(folder, figure, runs, title=title, paper="", command=command)
 
 
 def train(
@@ -201,6 +204,7 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     _draw(
         folder,
         draw(runs, measurements),
+        runs,
         title=f"{experiment.name}: {headline}",
         paper=experiment.paper,
         command=command,
@@ -209,8 +213,9 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     return judged
 
 
-def _draw(folder: Path, figure: "Figure", **report_parts: Any) -> None:
+def _draw(folder: Path, figure: "Figure", runs: "Sequence[Run]", **report_parts: Any) -> None:
     from lmech import report
 
     atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
-    report.write(folder, figure=figure, **{"claims": [], **report_parts})
+    finals = {run.job: run.result["final"] for run in runs}
+    report.write(folder, figure=figure, finals=finals, **{"claims": [], **report_parts})

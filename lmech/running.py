@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from hydra.utils import instantiate
 
 from lmech import (
@@ -31,7 +30,7 @@ from lmech import (
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
 from lmech.config import ConfigError
-from lmech.disk import write_json, write_table, write_text, write_weights
+from lmech.disk import write_json, write_table, write_text, write_weights, write_yaml
 from lmech.engine import End, Record, Saved, Snapshot
 from lmech.loggers import Progress
 from lmech.manifest import Entry
@@ -57,8 +56,7 @@ def run_sweep(
     """
     first = jobs[0].config
     _prepare(first["execution"])
-    for group in planning.group(todo):
-        _check(group)
+    setups = {planning.group_id(group[0].config): _checked(group) for group in planning.group(todo)}
     record = provenance()
     run = Run(target, record, Due(first["execution"]["save_every"]))
     statuses: dict[str, str] = {}
@@ -66,7 +64,7 @@ def run_sweep(
     started = time.monotonic()
     logger = instantiate(first["logger"])()
     with compiling.counted() as compilations, logger as show, listening(run.due):
-        batches = _planned(run, jobs, todo)
+        batches = _planned(run, jobs, todo, setups)
         write_json(target / manifest.REQUEST, request)
         follow = _harmless(show)
         horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
@@ -122,10 +120,13 @@ def _summary(
     }
 
 
-def _check(group: Sequence[Job]) -> None:
-    with numerics():
+def _checked(group: Sequence[Job]) -> building.Batch:
+    """What the engine takes for all jobs of a group. Raises ConfigError for what cannot work."""
+    with numerics(group[0].config["precision"]["matmul"]):
         try:
-            building.check(building.build([job.config for job in group]))
+            setup = building.build([job.config for job in group])
+            building.check(setup)
+            return setup
         except ConfigError:
             raise
         except Exception as error:
@@ -156,10 +157,11 @@ Reasons = dict[str, str]  # job id → why it failed
 HOPELESS = (checkpoints.DamageError, journal.GivenUpError)
 """Errors that the halves of a batch would have too."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def _planned(run: Run, jobs: Sequence[Job], todo: Sequence[Job]) -> list[Batch]:
+def _planned(
+    run: Run, jobs: Sequence[Job], todo: Sequence[Job], setups: Mapping[str, building.Batch]
+) -> list[Batch]:
     """Fix the manifest, then the batches that are to do, by number.
 
     Whoever comes first decides, once, how each group runs; the others of this sweep, and whoever
@@ -175,7 +177,7 @@ def _planned(run: Run, jobs: Sequence[Job], todo: Sequence[Job]) -> list[Batch]:
             known: dict[str, Any] = next(
                 (entry["execution"] for entry in old if entry["group"] == place), {}
             )
-            programs[place], lanes = _tuned(group, known)
+            programs[place], lanes = _tuned(group, setups[place], known)
             return {**run.record, **_way(programs[place]), "lanes": lanes}
 
         entries = manifest.planned(jobs, todo, old, execution, afresh)
@@ -184,6 +186,11 @@ def _planned(run: Run, jobs: Sequence[Job], todo: Sequence[Job]) -> list[Batch]:
         manifest.write(run.target, entries)
     for job in todo:
         (run.target / job.id / "error.txt").unlink(missing_ok=True)
+    for job in todo:  # groups of which nothing is new
+        place = planning.group_id(job.config)
+        if place not in programs:
+            known = next(entry["execution"] for entry in entries if entry["id"] == job.id)
+            programs[place], _ = _tuned([job], setups[place], known)
     return _batches(run, entries, todo, programs)
 
 
@@ -192,25 +199,28 @@ def _way(program: Program) -> dict[str, Any]:
     return {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
 
 
-def _tuned(group: Sequence[Job], known: dict[str, Any]) -> tuple[Program, int]:
+def _tuned(
+    group: Sequence[Job], setup: building.Batch, known: Mapping[str, Any]
+) -> tuple[Program, int]:
     """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
     asked = group[0].config["execution"]
+    if known:
+        fixed = {key: known[key] for key in ("mode", "capacity")}
+        return replace(setup.program, **fixed), asked["lanes"] or known["lanes"]
     with numerics(group[0].config["precision"]["matmul"]):
-        batch = building.build([job.config for job in group])
-        if known:
-            fixed = {key: known[key] for key in ("mode", "capacity")}
-            return replace(batch.program, **fixed), asked["lanes"] or known["lanes"]
+        lanes = _lanes(group, setup)
         if asked["mode"] == "auto":
-            few = group[: _lanes(group, batch)]
-            batch = batch._replace(
-                program=tuning.fastest(building.build([job.config for job in few], batch.program))
-            )
-        return batch.program, _lanes(group, batch)
+            few = [job.config for job in group[:lanes]]
+            program = tuning.fastest(building.build(few, setup.program))
+            if program.mode != setup.program.mode:
+                lanes = _lanes(group, setup._replace(program=program))
+            return program, lanes
+    return setup.program, lanes
 
 
-def _lanes(group: Sequence[Job], batch: building.Batch) -> int:
+def _lanes(group: Sequence[Job], setup: building.Batch) -> int:
     asked = group[0].config["execution"]["lanes"]
-    return min(asked, len(group)) if asked else tuning.lanes(batch, tuning.free_memory())
+    return min(asked, len(group)) if asked else tuning.lanes(setup, tuning.free_memory())
 
 
 def _batches(
@@ -226,8 +236,6 @@ def _batches(
     for number, own in sorted(numbers.items()):
         jobs = [wanted[entry["id"]] for entry in own]
         place, before = own[0]["group"], own[0]["execution"]
-        if place not in programs:
-            programs[place], _ = _tuned(jobs, before)
         execution = {**run.record, **_way(programs[place]), "lanes": before["lanes"]}
         batches.append(Batch(str(number), jobs, programs[place], execution))
     return batches
@@ -327,7 +335,7 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "error.txt", traceback.format_exc())
         if not (folder / "result.json").is_file():
-            _write_config(folder, job)
+            write_yaml(folder / "config.yaml", job.config)
             result = {"id": job.id, "observables": {}, "status": "failed"}
             write_json(folder / "result.json", {**result, "provenance": run.record})
     reason = planning.one_line(error)
@@ -367,13 +375,6 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
             print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
 
     return guarded
-
-
-def _write_config(job_folder: Path, job: Job) -> None:
-    write_text(
-        job_folder / "config.yaml",
-        yaml.dump(job.config, Dumper=DUMPER, sort_keys=False, allow_unicode=True),
-    )
 
 
 def _begun(
@@ -484,7 +485,7 @@ def _write_job(
     record: dict[str, Any],
 ) -> str:
     """The job's files; the result last, since it says that the others are whole."""
-    _write_config(job_folder, job)
+    write_yaml(job_folder / "config.yaml", job.config)
     write_table(job_folder / "metrics.parquet", table)
     step = int(end.step)
     write_weights(job_folder / "weights" / f"{step}.npz", trees.named_leaves(end.params))

@@ -51,7 +51,7 @@ def lanes(batch: Batch, free: int) -> int:
     they share that room.
     """
     members = len(batch.inputs.horizon)
-    run = engine.compiled(replace(batch.program, mode="vmap", devices=1))
+    run = engine.compiled(engine.on_one(batch.program))
     arguments = batch.argument_shapes()[engine.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
     own = (batch.inputs.targets, batch.inputs.weights)
