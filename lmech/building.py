@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
 
-from lmech import datasets, engine, member, optimizers, planning, sampling, seeds
+from lmech import datasets, engine, member, optimizers, planning, sampling, seeds, snapshots
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
+from lmech.disk import read_weights
 from lmech.member import Feed, Inputs, Mode, Program, Stop
-from lmech.problem import Problem
+from lmech.numerics import trees
+from lmech.problem import Params, Problem
 
 
 class Batch(NamedTuple):
@@ -24,6 +27,8 @@ class Batch(NamedTuple):
     data: Data
     rates: Callable[[np.ndarray], np.ndarray]
     batches: Callable[[np.ndarray], np.ndarray] | None
+    params: Params | None = None
+    """Where the members start [M, …], if some start at a snapshot."""
 
     def feed(self, step: int) -> Feed:
         """What the host gives one step, [M, …]."""
@@ -151,13 +156,17 @@ def build_inputs(configs: Sequence[Config], problem: Problem) -> Inputs:
 
 
 def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarray]:
-    """``steps [S] → rates [M, S]``: each job's peak rate times its schedule."""
+    """``steps [S] → rates [M, S]``: each job's peak rate times its schedule.
+
+    After a job's last step its rate stays what it was there.
+    """
     schedules = [instantiate(config["schedule"]) for config in configs]
     dtype = configs[0]["precision"]["dtype"]
 
     def rates(steps: np.ndarray) -> np.ndarray:
         rows = [
-            config["optimizer"]["learning_rate"] * schedule(steps, config["steps"])
+            config["optimizer"]["learning_rate"]
+            * schedule(np.minimum(steps, config["steps"] - 1), config["steps"])
             for config, schedule in zip(configs, schedules, strict=True)
         ]
         return np.asarray(rows, dtype)
@@ -168,12 +177,23 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
 def minibatches(
     configs: Sequence[Config], examples: int
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """``steps [S] → indices [M, S, B]``, or None for full-batch training."""
+    """``steps [S] → indices [M, S, B]``, or None for full-batch training.
+
+    After a job's last step its minibatch stays that one.
+    """
     size = configs[0]["batch_size"]
     if size is None:
         return None
     streams = [seeds.stream_seeds(c["seed"], c["seeds"])["batches"] for c in configs]
-    return lambda steps: np.stack([sampling.minibatches(s, steps, examples, size) for s in streams])
+
+    def indices(steps: np.ndarray) -> np.ndarray:
+        rows = [
+            sampling.minibatches(stream, np.minimum(steps, config["steps"] - 1), examples, size)
+            for config, stream in zip(configs, streams, strict=True)
+        ]
+        return np.stack(rows)
+
+    return indices
 
 
 def build(configs: Sequence[Config], program: Program | None = None) -> Batch:
@@ -182,13 +202,50 @@ def build(configs: Sequence[Config], program: Program | None = None) -> Batch:
     data = load_data(first)
     if program is None:
         program = build_program(first, data, max(config["steps"] for config in configs))
+    inputs = build_inputs(configs, program.problem)
     return Batch(
         program=program,
-        inputs=build_inputs(configs, program.problem),
+        inputs=inputs,
         data=data,
         rates=learning_rates(configs),
         batches=minibatches(configs, len(data.train.x)),
+        params=starting_points(configs, program, inputs),
     )
+
+
+def starting_points(configs: Sequence[Config], program: Program, inputs: Inputs) -> Params | None:
+    """The members' weights at step 0 [M, …]; None if each draws its own.
+
+    Raises ConfigError where those of a snapshot are not of this model.
+    """
+    files = [snapshots.starting_point(config) for config in configs]
+    if not any(files):
+        return None
+    drawn = None if all(files) else engine.initial_weights(program, inputs)
+    shapes = jax.eval_shape(program.problem.init, jax.random.key(0))
+    rows = []
+    for place, (config, file) in enumerate(zip(configs, files, strict=True)):
+        try:
+            rows.append(trees.take(drawn, place) if file is None else kept_weights(file, shapes))
+        except ValueError as error:
+            raise ConfigError(f"init_from={config['init_from']}: {error}") from error
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def kept_weights(file: Path, shapes: Params) -> Params:
+    """The parameters that were kept in a file, in the precision of ``shapes``.
+
+    Raises ValueError with the first tensor that has another shape here, or is on one side alone.
+    """
+    there = read_weights(file)
+    here = trees.named_leaves(shapes)
+    for name in [*here, *there]:
+        known = [list(side[name].shape) if name in side else None for side in (there, here)]
+        if known[0] != known[1]:
+            told = ["no such tensor" if shape is None else str(shape) for shape in known]
+            raise ValueError(f"{name} is {told[0]} in {file}, and {told[1]} in this model")
+    leaves = [np.asarray(there[name], leaf.dtype) for name, leaf in here.items()]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def check(batch: Batch) -> None:

@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,6 +58,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def write_yaml(path: Path, value: Any) -> None:
+    """A config as it is, keys in their order."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    write_text(path, yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+
+
 def finite(value: Any) -> Any:
     """Plain Python data with None for NaN and infinities."""
     if isinstance(value, Mapping):
@@ -83,3 +92,12 @@ def write_weights(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
             np.savez(file, allow_pickle=False, **leaves)
 
     atomically(path, write)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Parameters by name. Raises ValueError for a file that cannot be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from hydra.utils import instantiate
 
 from lmech import (
@@ -31,7 +30,7 @@ from lmech import (
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
 from lmech.config import ConfigError
-from lmech.disk import write_json, write_table, write_text, write_weights
+from lmech.disk import write_json, write_table, write_text, write_weights, write_yaml
 from lmech.engine import End, Record, Saved, Snapshot
 from lmech.loggers import Progress
 from lmech.manifest import Entry
@@ -155,7 +154,6 @@ Reasons = dict[str, str]  # job id → why it failed
 HOPELESS = (checkpoints.DamageError, journal.GivenUpError)
 """Errors that the halves of a batch would have too."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def _planned(run: Run, jobs: Sequence[Job], todo: Sequence[Job]) -> list[Batch]:
@@ -326,7 +324,7 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "error.txt", traceback.format_exc())
         if not (folder / "result.json").is_file():
-            _write_config(folder, job)
+            write_yaml(folder / "config.yaml", job.config)
             result = {"id": job.id, "observables": {}, "status": "failed"}
             write_json(folder / "result.json", {**result, "provenance": run.record})
     reason = planning.one_line(error)
@@ -367,13 +365,6 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
             print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
 
     return guarded
-
-
-def _write_config(job_folder: Path, job: Job) -> None:
-    write_text(
-        job_folder / "config.yaml",
-        yaml.dump(job.config, Dumper=DUMPER, sort_keys=False, allow_unicode=True),
-    )
 
 
 def _begun(
@@ -484,7 +475,7 @@ def _write_job(
     record: dict[str, Any],
 ) -> str:
     """The job's files; the result last, since it says that the others are whole."""
-    _write_config(job_folder, job)
+    write_yaml(job_folder / "config.yaml", job.config)
     write_table(job_folder / "metrics.parquet", table)
     step = int(end.step)
     write_weights(job_folder / "weights" / f"{step}.npz", trees.named_leaves(end.params))
