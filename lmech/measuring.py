@@ -13,7 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from lmech import building, engine, formats, locking, manifest, planning, snapshots, tuning
+from lmech import (
+    building,
+    compiling,
+    engine,
+    formats,
+    locking,
+    manifest,
+    planning,
+    snapshots,
+    tuning,
+)
 from lmech.building import Batch
 from lmech.config import Config, ConfigError
 from lmech.disk import write_json, write_table, write_yaml
@@ -88,12 +98,14 @@ def measure(sweeps: Sequence[Path], observables: Config, steps: Steps) -> Outcom
             gaps += missing
             tasks += [task] if task.steps else []
             known += not task.steps and not missing
+    if any(task.job.config["execution"]["compile_cache"] for task in tasks):
+        compiling.keep()
     groups: dict[str, list[Task]] = {}
     for task in tasks:
         groups.setdefault(planning.program_key(task.job.config), []).append(task)
     events: list[Done | Gap] = []
     for number, group in enumerate(groups.values(), start=1):
-        print(f"program {number} of {len(groups)}, {len(group)} jobs", flush=True)
+        print(f"program {number} of {len(groups)}: {len(group)} to measure", flush=True)
         events += _measured(group)
     done = [event for event in events if isinstance(event, Done)]
     gaps += [event for event in events if isinstance(event, Gap)]
@@ -113,7 +125,8 @@ def _task(
     folder: Path, entry: Entry, result: dict[str, Any], observables: Config, steps: Steps
 ) -> tuple[Task, list[Gap]]:
     """What is left to measure of a job, and what cannot be."""
-    config = {**entry["config"], "observables": observables}
+    execution = {**entry["config"]["execution"], "devices": 1}
+    config = {**entry["config"], "observables": observables, "execution": execution}
     job = Job(entry["id"], config, entry["overrides"])
     task = Task(folder, job, {}, snapshots.kept(folder), int(result["steps"]))
     changed = _changed(entry)
@@ -218,7 +231,6 @@ def _only(program: Program, names: Sequence[str]) -> Program:
         program,
         observables={name: program.observables[name] for name in names},
         every={name: program.every[name] for name in names},
-        devices=1,
     )
 
 

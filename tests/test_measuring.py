@@ -145,6 +145,15 @@ def test_only_what_was_measured_as_a_run_does_need_not_be_trained_for(
     assert list(cells(folder, "cka")) == [0, 6, 12]
 
 
+def test_a_finished_run_that_is_asked_for_another_snapshot_runs_again(elsewhere, capsys):
+    assert main(RUN) == 0
+    for snapshots, told in (("[3,12]", "1 done"), ("[3]", "1 skipped")):
+        capsys.readouterr()
+        assert main([*RUN, f"snapshots={snapshots}"]) == 0
+        assert told in capsys.readouterr().out
+    assert len(list(elsewhere.glob("outputs/*/*/*/weights/*.npz"))) == 2
+
+
 def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
     words = [*RUN, "snapshots=[6]", "optimizer=momentum"]
     assert main(["-m", *words, "seed=0,1"]) == 0
@@ -152,11 +161,13 @@ def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
     (path,) = elsewhere.glob("outputs/other/*/manifest.jsonl")
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     entries[1]["config"]["steps"] = 13
+    broken = path.parent / entries[0]["id"] / "weights" / "6.npz"
+    broken.write_bytes(broken.read_bytes()[:100])
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     capsys.readouterr()
-    asked = ["observables=[loss,midpoints,gradient_flow,directional_sharpness,sharpness]"]
+    asked = ["observables=[loss,midpoints,gradient_flow,directional_sharpness,sharpness,logits]"]
     asked += ["observables.train_loss.every=4", "observables.sharpness.k=5000"]
-    assert main(["measure", "outputs", *asked, "--steps", "6,7"]) == 1
+    assert main(["measure", "outputs", *asked, "--steps", "6,7,12"]) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no answer")]
     told = "\n".join(lines)
     assert "midpoint_loss, midpoint_sharpness: it looks at past iterates" in told
@@ -169,7 +180,12 @@ def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
     assert (
         f"the job's config changed since its manifest was written (job {entries[1]['id']}" in told
     )
-    assert len(lines) == 8
+    assert f"logits: {broken.relative_to(elsewhere)} cannot be read" in told
+    assert len(lines) == 9
+    for folder in results(elsewhere).values():
+        measured = result(folder).get("measured", {"logits": {"steps": []}})["logits"]["steps"]
+        steps = {entries[0]["id"]: [12], entries[1]["id"]: []}.get(folder.name, [6, 12])
+        assert measured == steps
 
 
 def test_each_job_is_measured_at_its_own_last_weights(elsewhere):
