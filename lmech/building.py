@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
 
-from lmech import datasets, engine, member, optimizers, planning, sampling, seeds
+from lmech import datasets, engine, member, optimizers, planning, sampling, seeds, snapshots
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
+from lmech.disk import read_weights
 from lmech.member import Carry, Feed, Inputs, Mode, Program, Stop
-from lmech.numerics import kernels
+from lmech.numerics import kernels, trees
 from lmech.observables import Memory
-from lmech.problem import Problem
+from lmech.problem import Params, Problem
 
 
 class Batch(NamedTuple):
@@ -26,6 +28,8 @@ class Batch(NamedTuple):
     data: Data
     rates: Callable[[np.ndarray], np.ndarray]
     batches: Callable[[np.ndarray], np.ndarray] | None
+    params: Params | None = None
+    """Where the members start [M, …], if some start at a snapshot."""
 
     def feed(self, step: int) -> Feed:
         """What the host gives one step, [M, …]."""
@@ -219,13 +223,17 @@ def _called(configs: Sequence[Config], section: str) -> list[Any]:
 
 
 def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarray]:
-    """``steps [S] → rates [M, S]``: each job's peak rate times its schedule."""
+    """``steps [S] → rates [M, S]``: each job's peak rate times its schedule.
+
+    After a job's last step its rate stays what it was there.
+    """
     schedules = _called(configs, "schedule")
     dtype = configs[0]["precision"]["dtype"]
 
     def rates(steps: np.ndarray) -> np.ndarray:
         rows = [
-            config["optimizer"]["learning_rate"] * schedule(steps, config["steps"])
+            config["optimizer"]["learning_rate"]
+            * schedule(np.minimum(steps, config["steps"] - 1), config["steps"])
             for config, schedule in zip(configs, schedules, strict=True)
         ]
         return np.asarray(rows, dtype)
@@ -236,17 +244,22 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
 def minibatches(
     configs: Sequence[Config], examples: int, chosen: Sequence[np.ndarray | None]
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """``steps [S] → indices [M, S, B]`` among the chosen, or None for full-batch training."""
+    """``steps [S] → indices [M, S, B]`` among the chosen, or None for full-batch training.
+
+    After a job's last step its minibatch stays that one.
+    """
     size = configs[0]["batch_size"]
     if size is None:
         return None
 
-    def drawn(seed: int, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
-        indices = sampling.minibatches(seed, steps, examples if rows is None else len(rows), size)
+    def drawn(config: Config, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
+        count = examples if rows is None else len(rows)
+        stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
+        indices = sampling.minibatches(stream, steps, count, size)
         return indices if rows is None else rows[indices]
 
-    members = [(_streams(c)["batches"], rows) for c, rows in zip(configs, chosen, strict=True)]
-    return lambda steps: np.stack([drawn(seed, rows, steps) for seed, rows in members])
+    members = list(zip(configs, chosen, strict=True))
+    return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])
 
 
 def build(
@@ -264,13 +277,50 @@ def build(
         program = build_program(first, data, longest, min(sizes, default=None))
         if sizes:
             _refuse_interaction(program.problem, data)
+    inputs = build_inputs(configs, program.problem, data, chosen)
     return Batch(
         program=program,
-        inputs=build_inputs(configs, program.problem, data, chosen),
+        inputs=inputs,
         data=data,
         rates=learning_rates(configs),
         batches=minibatches(configs, len(data.train.x), chosen),
+        params=starting_points(configs, program, inputs),
     )
+
+
+def starting_points(configs: Sequence[Config], program: Program, inputs: Inputs) -> Params | None:
+    """The members' weights at step 0 [M, …]; None if each draws its own.
+
+    Raises ConfigError where those of a snapshot are not of this model.
+    """
+    files = [snapshots.starting_point(config) for config in configs]
+    if not any(files):
+        return None
+    drawn = None if all(files) else engine.initial_weights(program, inputs)
+    shapes = jax.eval_shape(program.problem.init, jax.random.key(0))
+    rows = []
+    for place, (config, file) in enumerate(zip(configs, files, strict=True)):
+        try:
+            rows.append(trees.take(drawn, place) if file is None else kept_weights(file, shapes))
+        except ValueError as error:
+            raise ConfigError(f"init_from={config['init_from']}: {error}") from error
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def kept_weights(file: Path, shapes: Params) -> Params:
+    """The parameters that were kept in a file, in the precision of ``shapes``.
+
+    Raises ValueError with the first tensor that has another shape here, or is on one side alone.
+    """
+    there = read_weights(file)
+    here = trees.named_leaves(shapes)
+    for name in [*here, *there]:
+        known = [list(side[name].shape) if name in side else None for side in (there, here)]
+        if known[0] != known[1]:
+            told = ["no such tensor" if shape is None else str(shape) for shape in known]
+            raise ValueError(f"{name} is {told[0]} in {file}, and {told[1]} in this model")
+    leaves = [np.asarray(there[name], leaf.dtype) for name, leaf in here.items()]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def check(batch: Batch) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lmech.estimating import Estimate
+    from lmech.measuring import Outcome as Measured
     from lmech.planning import Job
     from lmech.reproducing import Outcome
 
@@ -33,6 +34,9 @@ lmech: a lab bench for learning mechanics
                                          memory; starts nothing. --verify lowers every program at
                                          another value of each input key: the text must not change
   lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
+  lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
+                                         add columns to finished runs, from the weights that they
+                                         kept (`snapshots`); trains nothing
   lmech list [GROUP|keys]                experiments, models, datasets, … or every key
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
                                          results as one table: .parquet or .csv
@@ -73,6 +77,7 @@ def _dispatch(words: list[str]) -> int:
         "reproduce": _reproduce,
         "plan": _plan,
         "resume": _resume,
+        "measure": _measure,
         "list": _list,
         "collect": _collect,
         "verify": _verify,
@@ -157,6 +162,63 @@ def _resume(words: list[str]) -> int:
 
     changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
     return close(reproducing.resume(options.folder, changes))
+
+
+def _measure(words: list[str]) -> int:
+    parser = _parser("measure", "Add columns to finished runs, from the weights that they kept.")
+    parser.add_argument("folder", type=Path, help="a sweep's, or one above: all below it")
+    parser.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="observables=[A,B] of `lmech list observables`, then observables.A.KEY=VALUE",
+    )
+    parser.add_argument(
+        "--steps", help="last (each run's), 0,100 or FIRST:END:STRIDE (default: all that it kept)"
+    )
+    options = parser.parse_intermixed_args(words)
+    steps = _steps(options.steps)
+    for override in config.parse(options.overrides):
+        if override.key_or_group.partition(".")[0] != "observables":
+            raise ConfigError(f"{override.key_or_group} is fixed by the manifest: only observables")
+    if not any(text.startswith("observables=") for text in options.overrides):
+        raise ConfigError("say what to measure, as in observables=[ntk,trace]")
+    observables = config.resolve(config.compose(options.overrides))["observables"]
+    from lmech import collecting
+
+    sweeps = collecting.sweeps(options.folder)
+    from lmech import measuring
+
+    outcome = measuring.measure(sweeps, observables, steps)
+    for line in measured_lines(outcome):
+        print(line)
+    return int(bool(outcome.gaps))
+
+
+def measured_lines(outcome: "Measured") -> list[str]:
+    """Columns, jobs and snapshots; then a line for each reason why something has no answer."""
+    columns = {name for done in outcome.done for name in done.columns}
+    observables = {name for done in outcome.done for name in done.observables}
+    steps = sorted({step for done in outcome.done for step in done.steps})
+    counts = {
+        "measured": len(outcome.done),
+        "with nothing left to measure": outcome.known,
+        "unfinished": outcome.unfinished,
+    }
+    lines = [
+        f"columns:   {len(columns)}" + f", of {', '.join(sorted(observables))}" * bool(columns),
+        f"jobs:      {', '.join(f'{n} {kind}' for kind, n in counts.items() if n) or 'none'}",
+        f"snapshots: {formats.listed(steps)}",
+    ]
+    reasons: dict[str, tuple[set[str], set[Path]]] = {}
+    for gap in outcome.gaps:
+        names, jobs = reasons.setdefault(gap.reason, (set(), set()))
+        names |= set(gap.observables)
+        jobs.add(gap.job)
+    for reason, (names, jobs) in reasons.items():
+        which = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {min(jobs).name}"
+        lines.append(f"no answer: {', '.join(sorted(names))}: {reason} ({which})")
+    return lines
 
 
 def _plan(words: list[str]) -> int:

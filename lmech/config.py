@@ -50,6 +50,7 @@ KEYS: dict[str, Any] = {
     "seeds.subset": Seed | None,
     "stop.train_loss": float | None,
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
+    "init_from": str | None,
     "snapshots": list[Annotated[int, Ge(0)]],
     "rerun": Literal["missing", "failed", "all"],
     "on_failure": Literal["continue", "stop"],

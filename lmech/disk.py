@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,3 +101,12 @@ def write_weights(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
             np.savez(file, allow_pickle=False, **leaves)
 
     atomically(path, write)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Parameters by name. Raises ValueError for a file that cannot be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error

@@ -64,6 +64,16 @@ class Snapshot(NamedTuple):
     params: Params
 
 
+class Visit(NamedTuple):
+    """Weights that were kept at a step, to measure at."""
+
+    step: int
+    params: Params
+    """[M, …]; anything for the members that are not due."""
+    due: Mapping[str, np.ndarray]
+    """Observable → [M], the members to measure."""
+
+
 class End(NamedTuple):
     """The last state of members that are through, on the host; leading axis: ``members``."""
 
@@ -212,6 +222,12 @@ def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Cal
     return {name: partial(f.lower, *arguments[name]) for name, f in functions.items()}
 
 
+def initial_weights(program: Program, inputs: Inputs) -> Params:
+    """The members' own draws [M, …], on the host."""
+    run = compiled(on_one(program))
+    return jax.device_get(run.start((), (inputs, None)).params)
+
+
 def marks(
     every: Mapping[str, int], horizon: int, capacity: int, snapshots: Iterable[int] = ()
 ) -> list[int]:
@@ -332,6 +348,24 @@ class _Lanes:
         """On the host."""
         return jax.device_get((self.carry, self.memories))
 
+    def place(self, step: int, params: Params, time: np.ndarray) -> None:
+        """At weights that were kept; where an optimizer has a state, it is not a number there."""
+        kept = {"params": self._of_lanes(params)}
+        if step > 0:
+            kept["optimizer"] = jax.tree.map(_unknown, self.carry.optimizer)
+        at = jax.numpy.full_like(self.carry.step, step)
+        self.carry = self.carry._replace(**kept, step=at, time=self._of_lanes(time))
+
+    def visit(self, name: str, step: int, due: np.ndarray, anew: np.ndarray) -> None:
+        """Dispatch an observable of some lanes [L]; those of ``anew`` get another memory first."""
+        if anew.any():
+            fixed = (self._inputs, self.carry, self.first(step))
+            fresh = self.run.memory[name]((), fixed, self._data)
+            chosen = partial(_where, self._placed(anew))
+            self.memories[name] = jax.tree.map(chosen, fresh, self.memories[name])
+        self.carry = self.carry._replace(ended=self._placed(~due))
+        self.measure([name], step, due=True, last=False)
+
     def shrink(self, lanes: np.ndarray) -> None:
         """Go on with these lanes alone."""
         state = self.state()
@@ -399,6 +433,51 @@ def train(
     batch.measure(program.every, horizon, due=True, last=True)
     yield from _told(batch)
     yield _end(batch, np.ones(len(batch.members), bool))
+
+
+def revisit(
+    program: Program,
+    inputs: Inputs,
+    data: Data,
+    rates: Callable[[np.ndarray], Any],
+    batches: Callable[[np.ndarray], Any] | None,
+    params: Params | None,
+    visits: Iterable[Visit],
+    *,
+    lanes: int | None = None,
+) -> Iterator[Record]:
+    """Measure members at weights that were kept, in order of step; nothing is trained.
+
+    The other arguments are those of ``train``, and at the steps of an observable's cadence so are
+    the records, bit for bit (``map``). Memories are made at step 0. One that is only a warm start
+    is made anew where the last measurement is further off than the cadence.
+    """
+    members = in_lanes(len(inputs.horizon), lanes, program.devices)
+    batch = _Lanes(program, inputs, data, rates, batches, members)
+    batch.start(params)
+    last = {name: np.zeros(len(members), int) for name in program.observables}
+    at, time = 0, np.zeros_like(rates(np.arange(1)))
+    for visit in visits:
+        passed = rates(np.arange(at, visit.step))
+        time = np.cumsum(np.concatenate([time, passed], axis=1), axis=1, dtype=time.dtype)[:, -1:]
+        at = visit.step
+        batch.place(at, visit.params, time[:, 0])
+        for name, members_due in visit.due.items():
+            due = (members >= 0) & members_due[members]
+            far = at - last[name] > program.every[name]
+            batch.visit(name, at, due, due & far & program.observables[name].warm)
+            last[name] = np.where(due, at, last[name])
+        yield from _told(batch)
+
+
+def _unknown(leaf: jax.Array) -> jax.Array:
+    floating = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+    return jax.numpy.full_like(leaf, np.nan) if floating else leaf
+
+
+def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """By lane, ``mask`` [L]."""
+    return jax.numpy.where(mask.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _due(program: Program, step: int) -> list[str]:

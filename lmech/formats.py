@@ -30,6 +30,13 @@ def spread(values: Sequence[float]) -> str:
     return f"{number(min(known))} to {number(max(known))}{missing}"
 
 
+def listed(steps: Sequence[int]) -> str:
+    """``0, 100, 200``; of many the first two and the last."""
+    if len(steps) > 8:
+        return f"{steps[0]}, {steps[1]}, … {steps[-1]} ({len(steps)} of them)"
+    return ", ".join(map(str, steps)) or "none"
+
+
 def mark(claim: dict[str, Any]) -> str:
     """Whether the verdict is the expected one, in a word."""
     if claim["expected"] == "open":

@@ -40,15 +40,21 @@ def write(sweep: Path, entries: Sequence[Entry]) -> None:
 def check_unchanged(entries: Sequence[Entry]) -> None:
     """Raise ConfigError, saying what it is, if a job would not be today what it is here."""
     for entry in entries:
-        now = planning.identity(entry["config"])
-        if planning.digest(now) == entry["id"]:
-            continue
-        then = entry["made_of"]
-        changed = [name for name in then if then[name] != now[name]]
-        raise ConfigError(
-            f"job {entry['id']}: its {' and its '.join(changed) or 'config'} changed since the "
-            "manifest was written; give the sweep's own command again for a new sweep"
-        )
+        what = changed(entry)
+        if what:
+            raise ConfigError(
+                f"job {entry['id']}: its {what} changed since the manifest was written; give the "
+                "sweep's own command again for a new sweep"
+            )
+
+
+def changed(entry: Entry) -> str:
+    """What of a job would not be today what it is here, as in ``data and its sources``; or ""."""
+    now = planning.identity(entry["config"])
+    if planning.digest(now) == entry["id"]:
+        return ""
+    then = entry["made_of"]
+    return " and its ".join(name for name in then if then[name] != now.get(name)) or "config"
 
 
 def jobs(entries: Sequence[Entry]) -> list[Job]:
@@ -116,5 +122,5 @@ def _entry(job: Job, batch: int | None, execution: Mapping[str, Any]) -> Entry:
         "whole": planning.whole_id(job),
         "execution": dict(execution),
         "config": job.config,
-        "made_of": {name: made_of[name] for name in ("maths", "data", "sources")},
+        "made_of": {name: part for name, part in made_of.items() if name != "science"},
     }

@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from lmech import config as configs
-from lmech import sweeps
+from lmech import snapshots, sweeps
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data, check
 from lmech.disk import read_yaml
@@ -118,12 +118,13 @@ def job_id(config: Config) -> str:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What a training's id hashes."""
+    """What a training's id hashes: of a snapshot that it starts from, the file's bytes."""
     science = {key: config[key] for key in SCIENCE}
     streams = stream_seeds(config["seed"], config["seeds"])
     science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
     rules = [column for column, threshold in config["stop"].items() if threshold is not None]
     science["watched"] = {name: config["observables"][name] for name in rules}
+    start = snapshots.starting_point(config)
     load_data(config)
     sources = [pair for key in science for pair in _sources(science[key], key)]
     return {
@@ -131,6 +132,7 @@ def identity(config: Config) -> dict[str, Any]:
         "science": science,
         "data": _data_checksum(_canonical(config["dataset"])),
         "sources": {target: source for target, source in sources if source},
+        **({} if start is None else {"starting weights": snapshots.checksum(start)}),
     }
 
 
@@ -291,12 +293,20 @@ def folder(jobs: Sequence[Job]) -> Path:
 
 
 def standing(job_folder: Path, job: Job) -> Literal["finished", "failed", "missing"]:
-    """Where a job stands: it has a result with every observable asked for, or an error, or none."""
+    """Where a job stands: it has a result with all that is asked for, or an error, or none.
+
+    Asked for are its observables, and the snapshots up to the step at which it ended.
+    """
     path = job_folder / "result.json"
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
         wanted = observable_ids(job.config).items()
-        if result["status"] != "failed" and wanted <= result["observables"].items():
+        if (
+            result["status"] != "failed"
+            and wanted <= result["observables"].items()
+            and {step for step in job.config["snapshots"] if step < result["steps"]}
+            <= snapshots.kept(job_folder).keys()
+        ):
             return "finished"
     return "failed" if (job_folder / "error.txt").is_file() else "missing"
 

@@ -28,7 +28,7 @@ def only(folder):
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("reproduce", "list", "collect", "verify", "-m", "exit codes"):
+    for command in ("reproduce", "list", "collect", "measure", "verify", "-m", "exit codes"):
         assert command in text
 
 
@@ -42,6 +42,14 @@ def test_help_names_every_command(capsys):
         (["optimizer.learning_rate=0.1,0.2"], "write lmech -m"),
         (["optimizer.learning_rat=0.1"], "did you mean 'optimizer.learning_rate'"),
         (["collect", "nowhere"], "no results at nowhere"),
+        (["measure", "nowhere", "observables=[trace]"], "no results at nowhere"),
+        (["measure", "nowhere", "observables=[trase]"], "did you mean 'trace'"),
+        (
+            ["measure", "nowhere", "observables=[trace]", "steps=5"],
+            "steps is fixed by the manifest",
+        ),
+        (["measure", "nowhere", "observables.trace.samples=5"], "say what to measure"),
+        (["measure", "nowhere", "observables=[trace]", "--steps", "first"], "write last, 0,100"),
         ([*RUN, "observables=[loss,accuracy]"], "leave accuracy out"),
         (
             [*RUN, "model.width=1", "model.depth=0"],

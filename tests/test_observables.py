@@ -32,8 +32,8 @@ SMALLER = (
 )
 
 
-def watched(presets, *overrides):
-    """A job with these presets, measured every third step."""
+def words(presets):
+    """Overrides for these presets, measured every third step."""
     chosen = f"observables=[{','.join(presets)}]"
     composed = config.compose([chosen])
     names = list(composed.observables)
@@ -41,7 +41,12 @@ def watched(presets, *overrides):
     smaller = [text for text in SMALLER if text.split(".")[1] in names]
     probes = (name for name in names if composed.observables[name].get("examples") is not None)
     smaller += [f"observables.{name}.examples=20" for name in probes]
-    return job(chosen, *every, *SMALL, *smaller, *overrides)
+    return [chosen, *every, *SMALL, *smaller]
+
+
+def watched(presets, *overrides):
+    """A job with these presets."""
+    return job(*words(presets), *overrides)
 
 
 def weights(end, member=0):

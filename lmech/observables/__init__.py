@@ -6,7 +6,7 @@ observable's own column; any other name is a column of its own, ``<observable>_<
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
 Memory = Any
 Values = dict[str, jax.Array]
 Count = Annotated[int, Ge(1)]
+Needs = Literal["weights", "optimizer", "path"]
 
 
 class State(NamedTuple):
@@ -60,16 +61,27 @@ class Observable(NamedTuple):
 
     ``past`` is the number of past iterates that it looks at. What it measures before the run has
     that many is not a number.
+
+    ``needs`` says what of the run a value is made of, and so whether weights that were kept can
+    still answer: ``weights``, those of that step, and of step 0 where the memory is made (beside
+    data, seeds and the step's own rate and examples); ``optimizer``, its state too, which kept
+    weights answer only where it has none; ``path``, what happened between two measurements, which
+    they never answer.
+
+    ``warm``: the memory only gives the next measurement a good start (a tracker's block). Made
+    anew from the weights at hand, it serves as well or better.
     """
 
     init: Callable[[State], Memory]
     measure: Callable[[State, Memory], tuple[Memory, Values]]
     past: int = 0
+    needs: Needs = "weights"
+    warm: bool = False
 
 
-def memoryless(measure: Callable[[State], Values]) -> Observable:
+def memoryless(measure: Callable[[State], Values], needs: Needs = "weights") -> Observable:
     """An observable that needs no memory."""
-    return Observable(lambda _: (), lambda state, memory: (memory, measure(state)))
+    return Observable(lambda _: (), lambda state, memory: (memory, measure(state)), needs=needs)
 
 
 def training_examples(state: State, count: int | None) -> Examples:

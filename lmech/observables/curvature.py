@@ -80,7 +80,7 @@ def sharpness(
             values |= {"": -values[""], "eigenvalues": -values["eigenvalues"]}
         return track, values
 
-    return Observable(init, measure)
+    return Observable(init, measure, warm=True)
 
 
 def effective_sharpness(
@@ -129,7 +129,7 @@ def effective_sharpness(
         effective = {"": values[""] / threshold, "eigenvalue": values[""], "threshold": threshold}
         return track, values | effective
 
-    return Observable(init, measure)
+    return Observable(init, measure, needs="optimizer", warm=True)
 
 
 def layer_sharpness(
@@ -172,7 +172,7 @@ def layer_sharpness(
             values[name] = pairs.values[0]
         return updated, {"": jnp.stack(list(values.values())).max(), **values}
 
-    return Observable(init, measure)
+    return Observable(init, measure, warm=True)
 
 
 class TopPairs(NamedTuple):

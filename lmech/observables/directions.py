@@ -43,7 +43,7 @@ def directional_sharpness(microbatch: Count | None = None) -> Observable:
         along_update = _quadratic(state, update, microbatch) / (update @ update)
         return {"": along_update, "gradient": _quadratic(state, g, microbatch) / (g @ g)}
 
-    return memoryless(measure)
+    return memoryless(measure, needs="optimizer")
 
 
 def gradient_alignment(
@@ -72,7 +72,7 @@ def gradient_alignment(
         overlap = jnp.cumsum(jnp.square(largest.vectors @ g)) / (g @ g)
         return [track for track, *_ in followed], {"": quadratic / norm, "overlap": overlap}
 
-    return Observable(init, measure)
+    return Observable(init, measure, warm=True)
 
 
 def _subset_gradient(state: State, examples: int | None) -> Params:
@@ -101,7 +101,7 @@ def sharpening_rate(
         rate = _third_derivative(state, w, v, -flat(flow), microbatch)
         return track, {"": rate, "sharpness": pairs.values[0]}
 
-    return Observable(tracker.start, measure)
+    return Observable(tracker.start, measure, warm=True)
 
 
 def _third_derivative(
@@ -212,4 +212,4 @@ def critical_learning_rate(doublings: Count = 30, bisections: Count = 12) -> Obs
         ratio = jnp.where(trees.squared_norm(update) > 0, ratio, jnp.nan)
         return {"": ratio * state.hyperparameters["learning_rate"], "ratio": ratio}
 
-    return memoryless(measure)
+    return memoryless(measure, needs="optimizer")

@@ -69,7 +69,7 @@ def update_norm() -> Observable:
     def measure(state: State) -> Values:
         return _with_relative(_norms(next_update(state)[0]), _norms(state.params))
 
-    return memoryless(measure)
+    return memoryless(measure, needs="optimizer")
 
 
 def gradient_norm() -> Observable:

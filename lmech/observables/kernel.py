@@ -160,7 +160,7 @@ def ntk_eigenvalues(
         track, pairs, products = tracking.follow(operator(state), key, track, policy)
         return track, tracking.columns(track, pairs, products, policy)
 
-    return Observable(init, measure)
+    return Observable(init, measure, warm=True)
 
 
 def cka(examples: Count | None = 200) -> Observable:

@@ -32,7 +32,11 @@ def at_midpoints(of: Observable) -> Observable:
 
     # Memory is made at step 0, when there is no past yet: from w₀.
     return Observable(
-        of.init, lambda state, memory: of.measure(midpoint(state), memory), past=2 + of.past
+        of.init,
+        lambda state, memory: of.measure(midpoint(state), memory),
+        past=2 + of.past,
+        needs=of.needs,
+        warm=of.warm,
     )
 
 
@@ -101,7 +105,7 @@ def gradient_flow(
             "steps": steps,
         }
 
-    return Observable(init, measure)
+    return Observable(init, measure, needs="path")
 
 
 def runge_kutta(flow: Callable[[Params], Params], params: Params, step: jax.Array) -> Params:
