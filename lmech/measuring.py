@@ -311,7 +311,7 @@ def _write(task: Task, table: pa.Table, answered: Asked, machine: Mapping[str, A
         write_yaml(
             folder / "config.yaml", {**config, "observables": {**config["observables"], **asked}}
         )
-        result["final"] = {**added, **result["final"]}
+        result["final"] = dict(sorted({**added, **result["final"]}.items()))
         write_json(folder / "result.json", result | _answers(task, result, answered, machine))
 
 

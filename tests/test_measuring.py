@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from problems import job
+from problems import column, job, train
 from test_observables import TOGETHER, words
 
 from lmech import building, compiling, config, engine, measuring
@@ -191,7 +191,7 @@ def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
 def test_each_job_is_measured_at_its_own_last_weights(elsewhere):
     """Of one program with different horizons, one of them stopped early; the update is of the
     minibatch that came last."""
-    words = ["-m", *RUN[:-3], "batch_size=20", "steps=5,12", "optimizer.learning_rate=0.1,0.3"]
+    words = ["-m", *RUN[:-3], "execution.lanes=3", "batch_size=20", "steps=5,12", "optimizer.learning_rate=0.1,0.3"]
     loss = ["observables.train_loss.every=1", "stop.train_loss=0.049", "snapshots=[3]"]
     assert main([*words, *loss, "observables=[loss,weights]", "output=watched"]) == 0
     assert main([*words, *loss, "observables=[loss]"]) == 0
@@ -247,6 +247,15 @@ def test_a_tracker_starts_anew_far_from_its_last_measurement():
     anew, stale, exact = (found[name].item() for name in ("anew", "stale", "exact"))
     assert abs(anew / exact - 1) < 1e-5
     assert stale / exact - 1 < -1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_a_run_measures_inside_its_loop_is_measured_later_to_rounding():
+    config = job("observables=[loss]")
+    loss = building.build([config]).program.observables["train_loss"]
+    recorded = column(train([config])[0], 0, "train_loss")
+    found = revisited([config], [0, 5, 11], loss=loss)["loss"][:, 0]
+    np.testing.assert_allclose(found, [recorded[step] for step in (0, 5, 11)], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
