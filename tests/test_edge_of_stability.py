@@ -71,8 +71,22 @@ def test_an_override_of_a_swept_key_replaces_its_values():
 
 
 @pytest.mark.slow
+def test_side_by_side_the_verdicts_are_those_of_members_in_turn(elsewhere):
+    """The last bits differ, and at the edge the paths in time: not what is claimed of them."""
+    verdicts = []
+    for mode in ("map", "vmap"):
+        words = [f"execution.mode={mode}", f"output={mode}", "logger=none"]
+        assert main(["reproduce", "edge_of_stability", *words]) == 0
+        (claims,) = elsewhere.glob(f"{mode}/edge_of_stability/*/claims.json")
+        judged = json.loads(claims.read_text())
+        verdicts.append([c["verdict"] for c in judged if c["expected"] != "open"])
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.slow
 def test_the_claims_hold_for_five_seeds(elsewhere):
-    assert main(["reproduce", "edge_of_stability", "seed=20,21,22,23,24", "logger=none"]) == 0
+    words = ["seed=20,21,22,23,24", "execution.mode=map", "logger=none"]
+    assert main(["reproduce", "edge_of_stability", *words]) == 0
     (sweep,) = elsewhere.glob("outputs/edge_of_stability/*")
     claims = json.loads((sweep / "claims.json").read_text())
     decided = [claim for claim in claims if claim["expected"] != "open"]
@@ -81,5 +95,5 @@ def test_the_claims_hold_for_five_seeds(elsewhere):
     keys = {"claim", "measured", "predicted", "interval", "verdict", "expected", "unit", "seeds"}
     assert all(keys | {"source", "jobs"} <= claim.keys() for claim in claims)
     summary = json.loads((sweep / "summary.json").read_text())
-    assert summary["compilations"] == 1
+    assert summary["compilations"] + summary["cached_compilations"] == 1
     assert summary["done"] == 25

@@ -168,6 +168,7 @@ with numerics():
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_share_eleven_members():
     """In a process of its own: devices are asked for before JAX looks at them."""
     path = os.pathsep.join(sys.path)
