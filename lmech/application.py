@@ -22,8 +22,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from lmech import cli, paths, planning, reproducing, sweeps
 from lmech import config as configs
+from lmech import launching, paths, planning, reproducing, sweeps
 from lmech.config import Config, ConfigError, groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
@@ -95,7 +95,7 @@ OTHERS = "joblib, submitit and optuna come with pip install 'lmech[sweepers]'"
 
 def _ready(words: Sequence[str], multirun: bool) -> list[str]:
     """The words as Hydra reads them, ours checked. Raises ConfigError."""
-    hydras = [word for word in words if cli.is_hydras(word)]
+    hydras = [word for word in words if launching.is_hydras(word)]
     own = [word for word in words if word not in hydras]
     swept = {word: texts for word in own if (texts := sweeps.strings(word)) is not None}
     plain = [word for word in own if word not in swept]
@@ -161,14 +161,14 @@ def _fixed(hydras: HydraConf) -> Collection[str]:
 
 def _own(overrides: Sequence[str]) -> list[str]:
     """Ours of the overrides of a job, as ``lmech`` reads them."""
-    return [word.lstrip("+") for word in overrides if not cli.is_hydras(word)]
+    return [word.lstrip("+") for word in overrides if not launching.is_hydras(word)]
 
 
 def _train(jobs: Sequence[Job], words: Sequence[str]) -> Outcome:
     for job in jobs:
         _check_objective(job.config)
-    outcome = reproducing.run(jobs, cli.command(words), draw=len(jobs) > 1)
-    cli.close(outcome)
+    outcome = reproducing.run(jobs, launching.command(words), draw=len(jobs) > 1)
+    launching.close(outcome)
     return outcome
 
 
@@ -206,7 +206,7 @@ def objective(folder: Path, job: Job) -> float | None:
 
 def sweep(arguments: Sequence[str]) -> None:
     """What ``lmech -m`` does with these overrides. Raises FailedError if a run failed."""
-    if cli.run(_own(arguments), multirun=True):
+    if launching.run(_own(arguments), multirun=True):
         raise FailedError("not every run ended well")
 
 

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
 
-from lmech import datasets, engine, member, optimizers, planning, sampling, seeds, snapshots
+from lmech import (
+    datasets,
+    engine,
+    member,
+    optimizers,
+    planning,
+    programs,
+    sampling,
+    seeds,
+    snapshots,
+)
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
 from lmech.disk import read_weights
@@ -39,12 +49,12 @@ class Batch(NamedTuple):
 
     def state_shapes(self) -> tuple[Carry, dict[str, Memory]]:
         """Shapes of the members' state and the observables' memories."""
-        return engine.state_shapes(self.program, self.inputs, self.data, self.feed(0))
+        return programs.state_shapes(self.program, self.inputs, self.data, self.feed(0))
 
     def argument_shapes(self) -> dict[str, tuple[Any, ...]]:
         """Shapes of the arguments of the program's functions, by name."""
         shapes = self.state_shapes()
-        return engine.argument_shapes(self.program, self.inputs, self.data, self.feed(0), shapes)
+        return programs.argument_shapes(self.program, self.inputs, self.data, self.feed(0), shapes)
 
 
 def load_data(config: Config) -> Data:
@@ -296,7 +306,7 @@ def starting_points(configs: Sequence[Config], program: Program, inputs: Inputs)
     files = [snapshots.starting_point(config) for config in configs]
     if not any(files):
         return None
-    drawn = None if all(files) else engine.initial_weights(program, inputs)
+    drawn = None if all(files) else programs.initial_weights(program, inputs)
     shapes = jax.eval_shape(program.problem.init, jax.random.key(0))
     rows = []
     for place, (config, file) in enumerate(zip(configs, files, strict=True)):

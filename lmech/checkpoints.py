@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lmech.disk import atomically
-from lmech.engine import Record, Saved
+from lmech.lanes import Record, Saved
 from lmech.numerics import trees
 
 STATE = "state.npz"

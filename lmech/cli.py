@@ -1,24 +1,21 @@
 """The `lmech` command."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmech import claims, config, formats
+from lmech import config, formats, launching
 from lmech.config import ConfigError
 from lmech.stopping import StoppedError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from lmech.estimating import Estimate
     from lmech.measuring import Outcome as Measured
     from lmech.planning import Job
-    from lmech.reproducing import Outcome
 
 USAGE = """\
 lmech: a lab bench for learning mechanics
@@ -89,51 +86,24 @@ def _dispatch(words: list[str]) -> int:
         hint = config.nearest(overrides[0], commands)
         raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
     multirun = overrides != words
-    if any(map(is_hydras, overrides)):
+    if any(map(launching.is_hydras, overrides)):
         from lmech import application
 
         return application.main(overrides, multirun)
-    return run(overrides, multirun)
-
-
-def is_hydras(word: str) -> bool:
-    """Whether it sets something of Hydra's own: ``hydra/launcher=…``, ``hydra.job.name=…``."""
-    return word.lstrip("+~").startswith(("hydra.", "hydra/"))
+    return launching.run(overrides, multirun)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"lmech {name}", description=description, allow_abbrev=False)
 
 
-def run(overrides: list[str], multirun: bool) -> int:
-    """Train one run, or a sweep; returns the exit code. Raises ConfigError."""
-    from lmech import reproducing
-
-    return close(
-        reproducing.run(_jobs(overrides, multirun), command(["-m"] * multirun + overrides))
-    )
-
-
-def _jobs(overrides: list[str], multirun: bool) -> list["Job"]:
-    """The jobs of a command line; only a multirun has several."""
-    from lmech import planning, sweeps
-
-    if multirun:
-        return planning.multirun(overrides)
-    plain, swept = sweeps.split(overrides)
-    several = [*swept, *(text for text in plain if text.startswith("sweep="))]
-    if several:
-        raise ConfigError(f"{several[0]} has several values: write lmech -m for a sweep")
-    return planning.expand(plain, [])
-
-
 def _reproduce(words: list[str]) -> int:
     options = _reproduce_options(words)
     from lmech import reproducing
 
-    line = command(["reproduce", *words])
+    line = launching.command(["reproduce", *words])
     outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, line)
-    return close(outcome)
+    return launching.close(outcome)
 
 
 def _reproduce_options(words: list[str]) -> argparse.Namespace:
@@ -161,7 +131,7 @@ def _resume(words: list[str]) -> int:
     from lmech import reproducing
 
     changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
-    return close(reproducing.resume(options.folder, changes))
+    return launching.close(reproducing.resume(options.folder, changes))
 
 
 def _measure(words: list[str]) -> int:
@@ -235,7 +205,7 @@ def _plan(words: list[str]) -> int:
         jobs = planning.expand(experiment.overrides, experiment.sweep)
     else:
         plain = [word for word in rest if word not in ("-m", "--multirun")]
-        jobs = _jobs(plain, multirun=plain != rest)
+        jobs = launching.jobs_of(plain, multirun=plain != rest)
     if "--verify" in words and not _verified(jobs):
         return 1
     folder = planning.folder(jobs)
@@ -249,7 +219,7 @@ def _plan(words: list[str]) -> int:
         from lmech.estimating import estimate
 
         estimates = [estimate(group, compile="--compile" in words) for group in groups]
-        _terminal().print(plan_table(groups, estimates))
+        launching.terminal().print(plan_table(groups, estimates))
     done = len(jobs) - len(todo)
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")
@@ -303,54 +273,6 @@ def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"
             f"{cost.operations:.2g}",
             decimal(memory) + ("" if cost.scratch is not None else " +"),
             formats.duration(cost.seconds),
-        )
-    return table
-
-
-def command(words: Sequence[str]) -> str:
-    """The command line that reads so."""
-    return shlex.join(["lmech", *words])
-
-
-def close(outcome: "Outcome") -> int:
-    """The closing table and lines; the exit code."""
-    if outcome.claims:
-        _terminal().print(claims_table(outcome.claims))
-    for job, trace in outcome.failures.items():
-        print(f"failed: {job}: {trace}")
-    counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts.items() if count)
-    print(f"runs:   {counts}")
-    print(f"folder: {outcome.folder}")
-    for name in ("figure.png", "report.html"):
-        if (outcome.folder / name).is_file():
-            print(f"{name.partition('.')[0] + ':':8}{outcome.folder / name}")
-    if outcome.failures:
-        return 1
-    return claims.exit_code(outcome.claims)
-
-
-def _terminal() -> "Console":
-    from rich.console import Console
-
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=140)  # a log file wraps nothing
-
-
-def claims_table(judged: Sequence[dict[str, Any]]) -> "Table":
-    """Claim, measured, predicted, verdict, expected."""
-    from rich.table import Table
-
-    table = Table("claim", "measured", "range", "predicted", "interval", "verdict", "expected")
-    for claim in judged:
-        good = claim["expected"] in ("open", claim["verdict"])
-        table.add_row(
-            claim["claim"],
-            f"{formats.number(claim['measured'])} {claim['unit']}".strip(),
-            formats.spread(claim["values"]),
-            formats.number(claim["predicted"]),
-            formats.interval(claim["interval"]),
-            f"[{'green' if good else 'red'}]{claim['verdict']}[/]",
-            claim["expected"],
         )
     return table
 

@@ -12,7 +12,7 @@ import jax
 import jaxlib
 
 from lmech import paths
-from lmech.engine import TRAINING_PROGRAM
+from lmech.programs import TRAINING_PROGRAM
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 HIT_EVENT = "/jax/compilation_cache/cache_hits"

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmech import building, engine, tuning
-from lmech.engine import TRAINING_PROGRAM
+from lmech import building, programs, tuning
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.programs import TRAINING_PROGRAM
 from lmech.tuning import bytes_of
 
 
@@ -56,7 +56,7 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
         asked = configs[0]["execution"]["lanes"]
         lanes = min(asked or tuning.lanes(batch, tuning.free_memory()), len(group))
         batch = building.build(configs[:lanes], batch.program)
-        lowered = engine.lowerings(batch.program, batch.argument_shapes())[TRAINING_PROGRAM]()
+        lowered = programs.lowerings(batch.program, batch.argument_shapes())[TRAINING_PROGRAM]()
         state = bytes_of((batch.state_shapes(), batch.inputs.targets, batch.inputs.weights))
         operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
         steps = sum(config["steps"] for config in configs)

@@ -20,6 +20,7 @@ from lmech import (
     locking,
     manifest,
     planning,
+    programs,
     snapshots,
     tuning,
 )
@@ -275,7 +276,7 @@ def _visits(
     names = list(batch.program.observables)
     start = batch.params
     if start is None:
-        start = engine.initial_weights(batch.program, batch.inputs)
+        start = programs.initial_weights(batch.program, batch.inputs)
     for step in sorted({step for task in tasks for name in names for step in task.steps[name]}):
         rows, due = [], {name: np.zeros(len(tasks), bool) for name in names}
         for place, task in enumerate(tasks):

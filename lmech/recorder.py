@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from lmech.engine import Record
+    from lmech.lanes import Record
 
 
 class Recorder:

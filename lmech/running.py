@@ -31,7 +31,8 @@ from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
 from lmech.config import ConfigError
 from lmech.disk import write_json, write_table, write_text, write_weights, write_yaml
-from lmech.engine import End, Record, Saved, Snapshot
+from lmech.engine import End, Snapshot
+from lmech.lanes import Record, Saved
 from lmech.loggers import Progress
 from lmech.manifest import Entry
 from lmech.member import Program

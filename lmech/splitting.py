@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lmech import building, config, engine, member, planning
+from lmech import building, config, member, planning, programs
 from lmech.config import Config, ConfigError
 from lmech.datasets import Data
 from lmech.numerics.precision import numerics
@@ -18,7 +18,7 @@ def texts(job: Config, longest: int) -> dict[str, str]:
     Nothing compiles.
     """
     batch = building.build([job], longest=longest)
-    lower = engine.lowerings(batch.program, batch.argument_shapes())
+    lower = programs.lowerings(batch.program, batch.argument_shapes())
     return {name: lowered().as_text() for name, lowered in lower.items()}
 
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import psutil
 
-from lmech import building, engine
+from lmech import building, engine, programs
 from lmech.building import Batch
-from lmech.engine import Record
+from lmech.lanes import Record
 from lmech.member import Program
 
 SHARE = 0.5
@@ -51,8 +51,8 @@ def lanes(batch: Batch, free: int) -> int:
     they share that room.
     """
     members = len(batch.inputs.horizon)
-    run = engine.compiled(engine.on_one(batch.program))
-    arguments = batch.argument_shapes()[engine.TRAINING_PROGRAM]
+    run = programs.compiled(programs.on_one(batch.program))
+    arguments = batch.argument_shapes()[programs.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
     own = (batch.inputs.targets, batch.inputs.weights)
     each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info) + bytes_of(own)

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from lmech import building, config, engine, losses, member, planning
+from lmech import building, config, losses, member, planning, programs
 from lmech.datasets import Data, Examples
 from lmech.models.mlp import MLP
 from lmech.numerics import curvature
@@ -76,7 +76,7 @@ def ours(data: Data) -> tuple[Call, Call]:
     """The engine's chunk of the same run, and one sharpness measurement."""
     planning._load = lambda _: data
     batch = building.build([config.resolve(config.compose(list(OVERRIDES)))])
-    run = engine.compiled(batch.program)
+    run = programs.compiled(batch.program)
     inputs, data = jax.device_put((batch.inputs, batch.data))
     carry = run.start((), (inputs, None))
     feeds = member.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)

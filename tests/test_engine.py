@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from problems import column, job, train
 
-from lmech import building, compiling, engine, member
+from lmech import building, compiling, member, programs
 from lmech.problem import loss_and_gradient
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -204,7 +204,7 @@ def test_every_optimizer_preset_trains_as_optax_alone_does(preset):
 
 def lowered(config):
     batch = building.build([config])
-    run = engine.compiled(batch.program)
+    run = programs.compiled(batch.program)
     carry = run.start((), (batch.inputs, None))
     feeds = member.Feed(batch.rates(np.arange(batch.program.capacity)), None)
     now = member.Feed(feeds.rate[:, 0], None)

@@ -13,7 +13,8 @@ from problems import in_order, job
 from test_resume import tables
 
 from lmech import building, compiling, engine
-from lmech.engine import End, Saved, Snapshot, in_lanes, survivors
+from lmech.engine import End, Snapshot
+from lmech.lanes import Saved, in_lanes, survivors
 
 pytestmark = pytest.mark.usefixtures("x64")
 WATCHED = ("observables=[loss,sharpness]", "observables.sharpness.every=3")

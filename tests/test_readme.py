@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lmech import cli, config, planning, sweeps
+from lmech import config, launching
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,15 +50,14 @@ def test_the_experiment_of_the_readme_is_two_short_files_and_its_claim_holds(tmp
 
 
 def test_the_commands_of_the_readme_plan_what_they_say():
-    others = "reproduce|plan|list|collect|measure|init_from=JOB|verify"
+    others = "reproduce|plan|list|collect|resume|measure|init_from=JOB|verify"
     lines = re.findall(rf"^    lmech (?!{others})(.*?)  +\S", README, re.M)
-    assert len(lines) == 4
     jobs = []
     for line in lines:
-        words = [word for word in shlex.split(line) if word != "-m"]
-        overrides = [word for word in words if not cli.is_hydras(word)]
-        jobs.append(len(planning.expand(*sweeps.split(overrides))))
-    assert jobs == [1, 6, 20, 4]
+        words = shlex.split(line)
+        own = [word for word in words if word != "-m" and not launching.is_hydras(word)]
+        jobs.append(len(launching.jobs_of(own, multirun="-m" in words)))
+    assert jobs == [1, 6, 20, 54, 4]
 
 
 def test_the_groups_that_the_readme_names_exist():

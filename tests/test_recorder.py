@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmech.disk import atomically, write_json, write_table, write_weights
-from lmech.engine import Record
+from lmech.lanes import Record
 from lmech.recorder import Recorder
 
 

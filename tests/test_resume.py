@@ -19,7 +19,7 @@ from problems import job
 from lmech import building, checkpoints, engine, running
 from lmech.checkpoints import merged
 from lmech.cli import main
-from lmech.engine import Record, Saved
+from lmech.lanes import Record, Saved
 from lmech.recorder import Recorder
 
 WORDS = [

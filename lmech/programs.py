@@ -1,0 +1,171 @@
+"""What a program's functions are compiled to: jitted over a leading axis of members.
+
+A function of one member (``member``'s) becomes one of all lanes: in turn, side by side, one by one,
+or spread over devices. Run this inside ``numerics.precision.numerics()``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lmech import member
+from lmech.datasets import Data
+from lmech.member import Carry, Feed, Inputs, Program
+from lmech.numerics import trees
+from lmech.observables import Memory
+from lmech.problem import Params
+
+AXIS = "members"
+
+
+def _mesh(program: Program) -> Mesh | None:
+    """The devices that share the lanes; None for one."""
+    if program.devices == 1:
+        return None
+    return Mesh(np.asarray(jax.devices()[: program.devices]), (AXIS,))
+
+
+def _over_members(f: Callable[..., Any], program: Program, name: str) -> Any:
+    """Jit ``f(*carried, *fixed, *shared)`` over a leading member axis of ``carried`` and ``fixed``.
+
+    ``carried`` is donated. ``map`` takes one member after another and gives each, bit for bit,
+    what it would get alone (CPU); ``vmap`` takes them side by side; ``loop`` calls a program of one
+    member for each, to debug. On several devices each has its share of the lanes. ``name`` is the
+    program's name in profiles and in the count of compilations.
+    """
+    mesh = _mesh(program)
+
+    def one(carried: tuple, fixed: tuple, *shared: Any) -> Any:
+        return f(*carried, *fixed, *shared)
+
+    def batched(carried: tuple, fixed: tuple, *shared: Any) -> Any:
+        if program.mode == "vmap":
+            return jax.vmap(one, in_axes=(0, 0, *(None for _ in shared)))(carried, fixed, *shared)
+        return lax.map(lambda lane: one(*lane, *shared), (carried, fixed))
+
+    def sharded(carried: tuple, fixed: tuple, *shared: Any) -> Any:
+        own = PartitionSpec(AXIS)
+        specs = (own, own, *(PartitionSpec() for _ in shared))
+        share = jax.shard_map(batched, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
+        return share(carried, fixed, *shared)
+
+    function = one if program.mode == "loop" else batched if mesh is None else sharded
+    function.__name__ = name
+    jitted = jax.jit(function, donate_argnums=0)
+    return partial(_one_by_one, jitted) if program.mode == "loop" else jitted
+
+
+def _one_by_one(f: Callable[..., Any], carried: tuple, fixed: tuple, *shared: Any) -> Any:
+    count = jax.tree.leaves((carried, fixed))[0].shape[0]
+    lanes = [f(*trees.take((carried, fixed), lane), *shared) for lane in range(count)]
+    return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *lanes)
+
+
+class Compiled(NamedTuple):
+    """A program's jitted functions over the members, one of each per observable."""
+
+    start: Any
+    memory: Mapping[str, Any]
+    measure: Mapping[str, Any]
+    chunk: Any
+
+
+TRAINING_PROGRAM = "train_chunk"
+
+
+@lru_cache(maxsize=32)
+def compiled(program: Program) -> Compiled:
+    """Jit the program's functions, once a program (nothing compiles before the first call)."""
+
+    def over(f: Callable[..., Any], name: str) -> Callable[..., Any]:
+        return _over_members(f, program, name)
+
+    return Compiled(
+        start=over(partial(member.start, program), "start"),
+        memory={
+            name: over(partial(member.memory, program, name), f"init_{name}")
+            for name in program.observables
+        },
+        measure={
+            name: over(partial(member.measure, program, name), f"measure_{name}")
+            for name in program.observables
+        },
+        chunk=over(partial(member.chunk, program), TRAINING_PROGRAM),
+    )
+
+
+@lru_cache(maxsize=32)
+def on_one(program: Program) -> Program:
+    """The program as one function on one device, to be looked at rather than run."""
+    if program.mode != "loop" and program.devices == 1:
+        return program
+    return replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1)
+
+
+def state_shapes(
+    program: Program, inputs: Inputs, data: Data, feed: Feed
+) -> tuple[Carry, dict[str, Memory]]:
+    """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
+    run = compiled(on_one(program))
+    carry = jax.eval_shape(run.start, (), (inputs, None))
+    memories = {
+        name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
+    }
+    return carry, memories
+
+
+def argument_shapes(
+    program: Program,
+    inputs: Inputs,
+    data: Data,
+    feed: Feed,
+    shapes: tuple[Carry, dict[str, Memory]],
+) -> dict[str, tuple[Any, ...]]:
+    """Shapes of the arguments of the program's functions, by name; ``shapes``: ``state_shapes``'s.
+
+    ``feed`` is any step's, [M, …].
+    """
+    carry, memories = shapes
+    inside = {name: memory for name, memory in memories.items() if program.every[name] == 1}
+    seen = (inputs, carry, feed)
+
+    def chunk(a: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(a), program.capacity, *a.shape[1:]), a.dtype)
+
+    steps = (inputs, jax.tree.map(chunk, feed))
+    return {
+        "start": ((), (inputs, None)),
+        TRAINING_PROGRAM: ((carry, inside), steps, 1, data),
+        **{f"init_{n}": ((), seen, data) for n in memories},
+        **{f"measure_{n}": ((m,), seen, True, True, data) for n, m in memories.items()},
+    }
+
+
+def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Callable[[], Any]]:
+    """By name, what lowers each of the program's functions at ``argument_shapes``."""
+    run = compiled(on_one(program))
+    functions = {
+        "start": run.start,
+        TRAINING_PROGRAM: run.chunk,
+        **{f"init_{n}": f for n, f in run.memory.items()},
+        **{f"measure_{n}": f for n, f in run.measure.items()},
+    }
+    return {name: partial(f.lower, *arguments[name]) for name, f in functions.items()}
+
+
+def initial_weights(program: Program, inputs: Inputs) -> Params:
+    """The members' own draws [M, …], on the host."""
+    run = compiled(on_one(program))
+    return jax.device_get(run.start((), (inputs, None)).params)
+
+
+def placement(program: Program, *axes: str) -> Any:
+    """Where arrays go whose leading axes are spread over the devices; None: as usual."""
+    mesh = _mesh(program)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
