@@ -82,6 +82,7 @@ def assert_measured_as_recorded(elsewhere, presets, setting, refused):
     }
 
 
+@pytest.mark.slow
 @TOGETHER
 def test_every_preset_measures_what_a_run_recorded_or_says_why_not(elsewhere, presets):
     """Bit for bit, with a stateful optimizer, minibatches and a schedule."""
@@ -191,8 +192,8 @@ def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
 def test_each_job_is_measured_at_its_own_last_weights(elsewhere):
     """Of one program with different horizons, one of them stopped early; the update is of the
     minibatch that came last."""
-    words = ["-m", *RUN[:-3], "execution.lanes=3", "batch_size=20", "steps=5,12"]
-    words += ["optimizer.learning_rate=0.1,0.3"]
+    words = ["-m", *RUN[:-3], "execution.lanes=3", "batch_size=20"]
+    words += ["steps=5,12", "optimizer.learning_rate=0.1,0.3"]
     loss = ["observables.train_loss.every=1", "stop.train_loss=0.049", "snapshots=[3]"]
     assert main([*words, *loss, "observables=[loss,weights]", "output=watched"]) == 0
     assert main([*words, *loss, "observables=[loss]"]) == 0
@@ -202,8 +203,8 @@ def test_each_job_is_measured_at_its_own_last_weights(elsewhere):
     assert ends[:2] == [5, 5]
     for name, folder in bare.items():
         end = result(folder)["steps"]
-        for measure in ("weight_norm", "weight_distance", "gradient_norm", "update_norm"):
-            assert cells(folder, measure) == {end: cells(watched[name], measure)[end]}, measure
+        for norm in ("weight_norm", "weight_distance", "gradient_norm", "update_norm"):
+            assert cells(folder, norm) == {end: cells(watched[name], norm)[end]}, norm
 
 
 def test_a_run_from_a_snapshot_is_measured_from_its_own_start(elsewhere):
