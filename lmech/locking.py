@@ -53,7 +53,7 @@ def _take(path: Path) -> bool:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_holder())
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # the folder went between two calls
         return False
     return True
 

@@ -175,9 +175,8 @@ def _planned(
 
         def execution(group: Sequence[Job]) -> dict[str, Any]:
             place = planning.group_id(group[0].config)
-            known: dict[str, Any] = next(
-                (entry["execution"] for entry in old if entry["group"] == place), {}
-            )
+            ways = (entry["execution"] for entry in old if entry["group"] == place)
+            known: dict[str, Any] = next(filter(None, ways), {})  # a job taken over has none
             programs[place], lanes = _tuned(group, setups[place], known)
             return {**run.record, **_way(programs[place]), "lanes": lanes}
 
@@ -294,17 +293,15 @@ def _guarded(
             _run_batch(run, batch, show, begun, statuses)
         checkpoints.clear(place)
         return statuses, reasons
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StoppedError(f"{error}: make room; the same command goes on") from error
     except (StoppedError, KeyboardInterrupt) as stopped:
         journal.write(place, planning.one_line(stopped))
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise StoppedError(f"{error}: make room; the same command goes on") from error
         journal.write(place, planning.one_line(error))
         left = batch._replace(jobs=[job for job in batch.jobs if job.id not in statuses])
-        if len(left.jobs) == 1 or isinstance(error, HOPELESS):
+        if len(left.jobs) <= 1 or isinstance(error, HOPELESS):
             failed, reasons = _failed(run, left, error)
             if not isinstance(error, HOPELESS):
                 checkpoints.clear(place)
