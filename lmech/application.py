@@ -173,8 +173,11 @@ def _train(jobs: Sequence[Job], words: Sequence[str]) -> Outcome:
 
 
 def _failure(outcome: Outcome, job: Job) -> FailedError | None:
+    folder = outcome.folder / job.id
     if job.id not in outcome.failures:
-        return None
+        if (folder / "metrics.parquet").is_file():
+            return None
+        return FailedError(f"{folder}: it has not been trained")
     return FailedError(f"{outcome.folder / job.id}: {outcome.failures[job.id]}")
 
 

@@ -40,16 +40,19 @@ class Checkpoint(NamedTuple):
     """What the last bits depend on beside the jobs, as it was when this was written."""
 
 
-def of_members(checkpoint: Checkpoint, members: Sequence[int], lanes: int) -> Checkpoint:
-    """The same of some of the members, who become 0, 1, …, in so many lanes.
+def of_members(
+    checkpoint: Checkpoint, members: Sequence[int], lanes: int, devices: int = 1
+) -> Checkpoint:
+    """The same of some of the members, who become 0, 1, …, in so many lanes or a few more.
 
-    A lane that is left over holds somebody who has ended.
+    A lane that is left over holds somebody who has ended; devices have as many lanes each.
     """
     saved = checkpoint.saved
     place = {member: lane for lane, member in enumerate(saved.members) if member >= 0}
     alive = [member for member in members if member in place]
     chosen = np.asarray([place[member] for member in alive], int)
-    chosen = np.concatenate([chosen, np.zeros(max(0, lanes - len(chosen)), int)])
+    count = -(-max(lanes, len(chosen)) // devices) * devices
+    chosen = np.concatenate([chosen, np.zeros(count - len(chosen), int)])
     own = np.full(len(chosen), -1)
     own[: len(alive)] = [members.index(member) for member in alive]
     ids = [checkpoint.ids[member] for member in members]
@@ -131,6 +134,19 @@ def write(
     return parts
 
 
+def holds(folder: Path) -> tuple[int, list[str]]:
+    """The step of the folder's state and the identities of its members, without reading it all.
+
+    Raises DamageError.
+    """
+    try:
+        with (folder / STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            head = json.loads(arrays["head"].item())
+        return int(head["step"]), list(head["ids"])
+    except BROKEN as error:
+        raise _damaged(folder, error) from error
+
+
 def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     """What the folder holds; ``like`` is a carry and memories of the same shapes but for the lanes.
 
@@ -145,15 +161,22 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
         records = [r for number in parts for r in _records(_part(folder, number))]
         saved = (head["step"], arrays["members"])
         ids, execution = head["ids"], head["execution"]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DamageError(
-            f"{folder}: its state cannot be read ({error}); delete the folder to start over"
-        ) from error
+    except BROKEN as error:
+        raise _damaged(folder, error) from error
     shapes = jax.tree.leaves(like)
     if [(a.shape[1:], a.dtype) for a in leaves] != [(s.shape[1:], s.dtype) for s in shapes]:
         raise DamageError(f"{path} is of another program; delete {folder} to start over")
     carry, memories = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return Checkpoint(Saved(*saved, carry, memories), records, parts, ids, execution)
+
+
+BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def _damaged(folder: Path, error: Exception) -> DamageError:
+    return DamageError(
+        f"{folder}: its state cannot be read ({error}); delete the folder to start over"
+    )
 
 
 def _records(path: Path) -> list[Record]:

@@ -116,7 +116,7 @@ def _reproduce_options(words: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-HOW = ("rerun", "on_failure", "execution.save_every", "execution.lanes", "execution.compile_cache")
+HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache")
 
 
 def _resume(words: list[str]) -> int:
@@ -216,13 +216,19 @@ def _plan(words: list[str]) -> int:
     groups = planning.group(todo)
     estimates = []
     if groups:
+        from lmech import compiling
         from lmech.estimating import estimate
 
+        compiling.host_devices(jobs[0].config["execution"]["devices"] or 1)
         estimates = [estimate(group, compile="--compile" in words) for group in groups]
         launching.terminal().print(plan_table(groups, estimates))
-    done = len(jobs) - len(todo)
+    failed = sum(planning.standing(folder / job.id, job) == "failed" for job in jobs)
+    failed -= sum(planning.standing(folder / job.id, job) == "failed" for job in todo)
+    done = len(jobs) - len(todo) - failed
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")
+    if failed:
+        print(f"failed: {failed}; rerun=failed tries them again")
     seconds = formats.duration(sum(cost.seconds for cost in estimates))
     print(f"time:   {seconds} of arithmetic to train, at the speed of a matrix product here")
     print(f"folder: {folder}")

@@ -110,7 +110,8 @@ def train(
         batch.go_on(saved)
     begun = 0 if saved is None else saved.step
     horizon = int(np.max(inputs.horizon))
-    steps = marks(program.every, horizon, program.capacity, snapshots)
+    # A state may be of a run that stopped elsewhere, for other snapshots.
+    steps = marks(program.every, horizon, program.capacity, {*snapshots, begun})
     for number, (start, stop) in enumerate(pairwise(steps)):
         if start < begun:
             continue

@@ -95,12 +95,13 @@ def planned(
     ``execution(group)`` is the execution record that a group's new batches have.
     """
     known = {entry["id"]: entry for entry in old}
+    trained = {job.id: job for job in (*jobs, *todo)}  # with the observables of an old result
     kept = {
-        job.id: known[job.id]
-        for job in jobs
+        job.id: {**known[job.id], "config": job.config}
+        for job in trained.values()
         if job.id in known and known[job.id]["whole"] == planning.whole_id(job)
     }
-    new = [job for job in todo if afresh or job.id not in kept]
+    new = [job for job in todo if afresh or kept.get(job.id, {}).get("batch") is None]
     number = 1 + max((entry["batch"] for entry in old if entry["batch"] is not None), default=-1)
     made: dict[str, Entry] = {}
     for group in planning.group(new):

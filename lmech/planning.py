@@ -318,6 +318,12 @@ RERUN = {
 }
 
 
+def reason(job_folder: Path) -> str:
+    """Why a job failed, when it did: the last line of its traceback."""
+    lines = (job_folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()
+    return f"{lines[-1] if lines else 'no traceback'} (rerun=failed tries again)"
+
+
 def todo(jobs: Sequence[Job], target: Path) -> list[Job]:
     """The jobs to train, by the config's ``rerun``, with the observables an old result has too.
 
@@ -329,7 +335,11 @@ def todo(jobs: Sequence[Job], target: Path) -> list[Job]:
 
 
 def elsewhere(jobs: Sequence[Job], target: Path) -> dict[str, Path]:
-    """Folders of these jobs' finished results in other sweeps of the same output folder, by id."""
+    """Folders of these jobs' finished results in other sweeps of the same output folder, by id.
+
+    Of those that have no result of their own, which would be lost.
+    """
+    jobs = [job for job in jobs if not (target / job.id / "result.json").is_file()]
     found: dict[str, Path] = {}
     for manifest in sorted(target.parent.parent.glob("*/*/manifest.jsonl")):
         if manifest.parent != target:

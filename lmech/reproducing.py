@@ -118,7 +118,7 @@ def _trained(
 
 
 def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
-    """Go on with the sweep in a folder, as its manifest has it; no YAML is read again.
+    """Go on with the sweep in a folder, as its manifest has it; its jobs' YAML is not read again.
 
     ``changes`` are values of keys that change no result. Raises ConfigError where something that a
     job's result depends on has changed since.
@@ -127,6 +127,7 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
     if not entries:
         raise ConfigError(f"no sweep at {folder}: its folder holds a {manifest.NAME}")
     manifest.check_unchanged(entries)
+    changes = {"rerun": "missing", **changes}  # what was asked for again has been
     jobs = [
         replace(job, config=config.changed(job.config, changes)) for job in manifest.jobs(entries)
     ]
@@ -161,25 +162,17 @@ def train(
     todo = planning.todo(jobs, folder)
     again = {job.id for job in todo}
     left = [job.id for job in jobs if planning.standing(folder / job.id, job) == "failed"]
-    before = {job: _reason(folder / job) for job in left if job not in again}
+    before = {job: planning.reason(folder / job) for job in left if job not in again}
     if not todo and (folder / "summary.json").is_file():
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
     from lmech import running
 
-    counts, reasons = running.run_sweep(jobs, todo, folder, request)
-    counts["failed"] += len(before)
-    counts["skipped"] -= len(before)
+    counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
     return counts, before | reasons
 
 
-def _reason(job_folder: Path) -> str:
-    error = (job_folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()
-    return f"{error[-1] if error else 'no traceback'} (rerun=failed tries again)"
-
-
 def _adopt(jobs: Sequence[Job], folder: Path) -> None:
-    missing = [job for job in jobs if planning.standing(folder / job.id, job) != "finished"]
-    for job, found in planning.elsewhere(missing, folder).items():
+    for job, found in planning.elsewhere(jobs, folder).items():
         link_folder(found, folder / job)
 
 

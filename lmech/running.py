@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import sys
 import time
 import traceback
@@ -46,14 +47,19 @@ from lmech.stopping import Due, StoppedError, listening
 
 
 def run_sweep(
-    jobs: Sequence[Job], todo: Sequence[Job], target: Path, request: Mapping[str, Any]
+    jobs: Sequence[Job],
+    todo: Sequence[Job],
+    target: Path,
+    request: Mapping[str, Any],
+    failed: int = 0,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is to do of the jobs; everything that is known ends up under ``target``.
 
     Every group's program is traced before anything is written: what cannot work raises
     ConfigError. A batch that fails is halved until the jobs that do stand alone, each with its
-    traceback in its folder; the others go on, unless the config says to stop. Returns counts by
-    status (finished jobs count as skipped), and why each failed job did.
+    traceback in its folder; the others go on, unless the config says to stop. ``failed`` jobs did
+    before and are not to do. Returns counts by status (finished jobs count as skipped), and why
+    each job failed now.
     """
     first = jobs[0].config
     _prepare(first["execution"])
@@ -65,19 +71,20 @@ def run_sweep(
     started = time.monotonic()
     logger = instantiate(first["logger"])()
     with compiling.counted() as compilations, logger as show, listening(run.due):
-        batches = _planned(run, jobs, todo, setups)
-        write_json(target / manifest.REQUEST, request)
+        batches = _planned(run, jobs, todo, setups, request)
         follow = _harmless(show)
         horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
         tally = Tally(horizons, skipped=len(jobs) - len(todo))
         with closing(_free(run, batches)) as held:  # an exception lets go of the lock at once
             for number, batch in held:
-                ended: dict[str, str] = dict.fromkeys(horizons[number], "skipped")
-                why: Reasons = {}
-                if batch.jobs:  # else another process has done them all
+                own = {job.id for job in batch.jobs}
+                ended, why = _of_others(run, [j for j in batches[number].jobs if j.id not in own])
+                if own:
                     follow(tally.begins, number)
-                    trained, why = _guarded(run, batch, partial(follow, tally.reaches))
+                for part in _parts(run, batch):
+                    trained, reason = _guarded(run, part, partial(follow, tally.reaches))
                     ended |= trained
+                    why |= reason
                 follow(tally.ends, ended)
                 statuses |= ended
                 reasons |= why
@@ -88,7 +95,9 @@ def run_sweep(
     wall = time.monotonic() - started
     kinds = ("done", "diverged", "failed")
     counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
-    counts["skipped"] = len(jobs) - len(todo) + list(statuses.values()).count("skipped")
+    counts["failed"] += failed
+    others = list(statuses.values()).count("skipped")
+    counts["skipped"] = len(jobs) - len(todo) - failed + others
     counts["missing"] = len(jobs) - sum(counts.values())
     write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
@@ -161,7 +170,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _planned(
-    run: Run, jobs: Sequence[Job], todo: Sequence[Job], setups: Mapping[str, building.Batch]
+    run: Run,
+    jobs: Sequence[Job],
+    todo: Sequence[Job],
+    setups: Mapping[str, building.Batch],
+    request: Mapping[str, Any],
 ) -> list[Batch]:
     """Fix the manifest, then the batches that are to do, by number.
 
@@ -177,21 +190,32 @@ def _planned(
             place = planning.group_id(group[0].config)
             ways = (entry["execution"] for entry in old if entry["group"] == place)
             known: dict[str, Any] = next(filter(None, ways), {})  # a job taken over has none
+            known = {} if afresh else known
             programs[place], lanes = _tuned(group, setups[place], known)
             return {**run.record, **_way(programs[place]), "lanes": lanes}
 
         entries = manifest.planned(jobs, todo, old, execution, afresh)
         if afresh:
             _set_aside(run.target, todo)
+        _write_request(run.target, request)
         manifest.write(run.target, entries)
-    for job in todo:
-        (run.target / job.id / "error.txt").unlink(missing_ok=True)
+        if jobs[0].config["rerun"] != "missing":
+            for job in todo:
+                (run.target / job.id / "error.txt").unlink(missing_ok=True)
     for job in todo:  # groups of which nothing is new
         place = planning.group_id(job.config)
         if place not in programs:
             known = next(entry["execution"] for entry in entries if entry["id"] == job.id)
             programs[place], _ = _tuned([job], setups[place], known)
     return _batches(run, entries, todo, programs)
+
+
+def _write_request(target: Path, request: Mapping[str, Any]) -> None:
+    """What was asked for; an experiment's request stays, with its claims to be judged."""
+    path = target / manifest.REQUEST
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["experiment"]:
+        return
+    write_json(path, request)
 
 
 def _way(program: Program) -> dict[str, Any]:
@@ -206,7 +230,8 @@ def _tuned(
     asked = group[0].config["execution"]
     if known:
         fixed = {key: known[key] for key in ("mode", "capacity")}
-        return replace(setup.program, **fixed), asked["lanes"] or known["lanes"]
+        lanes = min(asked["lanes"], len(group)) if asked["lanes"] else known["lanes"]
+        return replace(setup.program, **fixed), lanes
     with numerics(group[0].config["precision"]["matmul"]):
         lanes = _lanes(group, setup)
         if asked["mode"] == "auto":
@@ -242,7 +267,14 @@ def _batches(
 
 
 def _set_aside(target: Path, jobs: Sequence[Job]) -> None:
-    """Move the jobs' old results to ``previous/<n>``: what is done again overwrites nothing."""
+    """Move the jobs' old results to ``previous/<n>``: what is done again overwrites nothing.
+
+    Raises ConfigError while another process works on the sweep.
+    """
+    for lock in (target / "batches").glob("*.lock"):
+        with locking.held(lock) as mine:
+            if not mine:
+                raise ConfigError(f"rerun=all: another process is at work on {target}")
     old = [job.id for job in jobs if (target / job.id).is_dir()]
     if not old:
         return
@@ -261,6 +293,7 @@ def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], No
     while waiting:
         busy = []
         for number, batch in waiting:
+            run.due.check("between two batches")
             with locking.held(_place(run, batch).with_suffix(".lock")) as mine:
                 if not mine:
                     busy.append((number, batch))
@@ -269,6 +302,41 @@ def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], No
         if len(busy) == len(waiting):
             time.sleep(1.0)
         waiting = busy
+
+
+def _of_others(run: Run, jobs: Sequence[Job]) -> tuple[dict[str, str], Reasons]:
+    """Statuses of jobs that another process has had meanwhile, and why those failed that did."""
+    standing = {job.id: planning.standing(run.target / job.id, job) for job in jobs}
+    failed = [job for job, how in standing.items() if how == "failed"]
+    reasons = {job: planning.reason(run.target / job) for job in failed}
+    return {job: "failed" if job in reasons else "skipped" for job in standing}, reasons
+
+
+def _parts(run: Run, batch: Batch) -> list[Batch]:
+    """The batch, or what has to go on apart: its jobs by the furthest state that holds them.
+
+    After a kill some may be in a half's folder; others, that failed before, in none.
+    """
+    folders = [_place(run, batch), *sorted(_place(run, batch).parent.glob(f"{batch.name}.*"))]
+    folders = [folder for folder in folders if (folder / checkpoints.STATE).is_file()]
+    try:
+        states = {folder.name: checkpoints.holds(folder) for folder in folders}
+    except checkpoints.DamageError as error:
+        damaged = Path(str(error).partition(": ")[0]).name
+        return [batch._replace(name=damaged)]  # which will say so
+    parts: dict[str | None, list[Job]] = {}
+    for job in batch.jobs:
+        whole = planning.whole_id(job)
+        own = [(step, name) for name, (step, ids) in states.items() if whole in ids]
+        parts.setdefault(max(own)[1] if own else None, []).append(job)
+    new = _free_name(run, batch) if batch.name in parts else batch.name
+    return [batch._replace(name=name or new, jobs=jobs) for name, jobs in parts.items()]
+
+
+def _free_name(run: Run, batch: Batch, start: int = 0) -> str:
+    """A name for a part of the batch whose folder does not exist."""
+    names = (f"{batch.name}.{n}" for n in itertools.count(start))
+    return next(name for name in names if not (run.target / "batches" / name).exists())
 
 
 def _left(run: Run, jobs: Sequence[Job]) -> list[Job]:
@@ -298,17 +366,23 @@ def _guarded(
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
+            with suppress(OSError):  # not a death
+                journal.write(place, planning.one_line(error))
             raise StoppedError(f"{error}: make room; the same command goes on") from error
         journal.write(place, planning.one_line(error))
         left = batch._replace(jobs=[job for job in batch.jobs if job.id not in statuses])
-        if len(left.jobs) <= 1 or isinstance(error, HOPELESS):
+        short = "RESOURCE_EXHAUSTED" in str(error)
+        parts = _smaller(run, left, short)
+        if not parts or isinstance(error, HOPELESS):
             failed, reasons = _failed(run, left, error)
             if not isinstance(error, HOPELESS):
                 checkpoints.clear(place)
             return statuses | failed, reasons
-        short = "RESOURCE_EXHAUSTED" in str(error)
-        kept = _kept(run, left, _built(left)) or begun
-    for half in _halves(left, short):
+        try:
+            kept = _kept(run, left, _built(left)) or begun
+        except Exception:  # the parts will say so themselves
+            kept = begun
+    for half in parts:
         ended, why = _guarded(run, half, show, kept)
         statuses |= ended
         reasons |= why
@@ -316,13 +390,25 @@ def _guarded(
     return statuses, reasons
 
 
-def _halves(batch: Batch, short: bool) -> list[Batch]:
-    """Two batches of the batch's jobs; in half as many lanes if memory is ``short``."""
-    half = len(batch.jobs) // 2
-    lanes = max(1, batch.execution["lanes"] // 2) if short else batch.execution["lanes"]
-    execution = {**batch.execution, "lanes": lanes}
-    parts = enumerate((batch.jobs[:half], batch.jobs[half:]))
-    return [Batch(f"{batch.name}.{n}", jobs, batch.program, execution) for n, jobs in parts]
+def _smaller(run: Run, batch: Batch, short: bool) -> list[Batch]:
+    """What to try when a batch failed: its halves, in fewer lanes if memory is ``short``.
+
+    Where only empty lanes are to be given up, the same jobs in fewer; none if that is no help.
+    """
+    count, lanes = len(batch.jobs), batch.execution["lanes"]
+    if short and lanes > count:
+        groups, lanes = [batch.jobs], max(count, lanes // 2)
+    elif count > 1:
+        groups = [batch.jobs[: count // 2], batch.jobs[count // 2 :]]
+        lanes = max(1, lanes // 2) if short else lanes
+    else:
+        return []
+    parts: list[Batch] = []
+    for number, jobs in enumerate(groups):
+        after = int(parts[-1].name.rpartition(".")[2]) + 1 if number else 0
+        execution = {**batch.execution, "lanes": lanes}
+        parts.append(Batch(_free_name(run, batch, after), jobs, batch.program, execution))
+    return parts
 
 
 def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], Reasons]:
@@ -382,10 +468,12 @@ def _begun(
     ids = [planning.whole_id(job) for job in batch.jobs]
     for kept in (_kept(run, batch, setup), before):
         if kept is not None and set(ids) <= set(kept.ids):
-            if ids == kept.ids and batch.execution["lanes"] >= len(kept.saved.members):
+            devices, there = batch.program.devices, len(kept.saved.members)
+            asked = -(-batch.execution["lanes"] // devices) * devices
+            if ids == kept.ids and asked >= there and there % devices == 0:
                 return kept
-            lanes = min(len(kept.saved.members), batch.execution["lanes"])
-            return checkpoints.of_members(kept, [kept.ids.index(i) for i in ids], lanes)
+            members = [kept.ids.index(i) for i in ids]
+            return checkpoints.of_members(kept, members, min(there, asked), devices)
     return None
 
 
@@ -415,7 +503,7 @@ def _run_batch(
             lanes=batch.execution["lanes"],
             saved=saved,
             save=run.due,
-            snapshots=batch.jobs[0].config["snapshots"],
+            snapshots={step for job in batch.jobs for step in job.config["snapshots"]},
         ):
             match event:
                 case Record():
@@ -423,9 +511,7 @@ def _run_batch(
                     fresh.append(event)
                     show(names, int(event.steps.max(initial=0)), recorder.last)
                 case Saved():
-                    parts = checkpoints.write(
-                        _place(run, batch), event, fresh, parts, ids, batch.execution
-                    )
+                    parts = checkpoints.write(_place(run, batch), event, fresh, parts, ids, record)
                     fresh = []
                     journal.write(_place(run, batch), f"saved at step {event.step}")
                     run.due.saved(event.step)
@@ -436,10 +522,12 @@ def _run_batch(
 
 
 def _write_snapshot(run: Run, batch: Batch, snapshot: Snapshot) -> None:
+    """Keep the weights of the jobs that asked for this step's."""
     for place, member in enumerate(snapshot.members):
-        weights = trees.named_leaves(trees.take(snapshot.params, place))
-        folder = run.target / batch.jobs[member].id / "weights"
-        write_weights(folder / f"{snapshot.step}.npz", weights)
+        job = batch.jobs[member]
+        if snapshot.step in job.config["snapshots"]:
+            weights = trees.named_leaves(trees.take(snapshot.params, place))
+            write_weights(run.target / job.id / "weights" / f"{snapshot.step}.npz", weights)
 
 
 def _write_ended(
@@ -461,12 +549,16 @@ def _resumption(kept: Checkpoint | None, record: dict[str, Any]) -> dict[str, An
 
     The last bits may differ from there on; under the same record there is nothing to say.
     """
-    if kept is None or kept.execution == record:
+    if kept is None:
         return {}
-    changed = {key: [kept.execution.get(key), now] for key, now in record.items()}
-    changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+    then = dict(kept.execution)
+    before = then.pop("resumed", None)
+    changed = {k: [then.get(k), now] for k, now in record.items() if then.get(k) != now}
+    if not changed:
+        return {"resumed": before} if before else {}
     print(f"lmech: goes on from step {kept.saved.step} with another {', '.join(changed)}")
-    return {"resumed": {"step": kept.saved.step, "changed": changed}}
+    step = before["step"] if before else kept.saved.step
+    return {"resumed": {"step": step, "changed": {**(before or {}).get("changed", {}), **changed}}}
 
 
 def _final(table: pa.Table) -> dict[str, Any]:

@@ -32,8 +32,12 @@ class Due:
     def saved(self, step: int) -> None:
         """It has been saved. Raises StoppedError if a signal asked to stop."""
         self._last = time.monotonic()
+        self.check(f"at step {step}")
+
+    def check(self, where: str) -> None:
+        """Raise StoppedError if a signal asked to stop: nothing is left to be saved here."""
         if self._asked is not None:
-            raise StoppedError(f"stopped by {self._asked} at step {step}; the same command goes on")
+            raise StoppedError(f"stopped by {self._asked} {where}; the same command goes on")
 
 
 @contextmanager

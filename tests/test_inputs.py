@@ -104,6 +104,7 @@ ONCE = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_a_fraction_is_that_of_those_examples_alone():
     observables = {
         name: instantiate({"_target_": f"lmech.observables.{target}", **arguments})

@@ -90,6 +90,7 @@ def test_every_preset_measures_what_a_run_recorded_or_says_why_not(elsewhere, pr
     assert_measured_as_recorded(elsewhere, presets, setting, OPTIMIZER | PATH)
 
 
+@pytest.mark.slow
 def test_an_optimizer_without_a_state_leaves_nothing_unknown(elsewhere):
     """The update of the step's own minibatch, at its own rate."""
     presets = ["weights", *sorted(OPTIMIZER - {"update_norm"})]
@@ -112,7 +113,7 @@ def test_nothing_is_trained_and_a_new_column_leaves_the_old_ones(elsewhere, caps
         assert main(["measure", "outputs", "observables=[trace]"]) == 0
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert {"jit(measure_trace)", "jit(init_trace)"} <= set(compiled)
+    assert "jit(measure_trace)" in compiled
     assert not [name for name in compiled if "train_chunk" in name or "loss" in name]
     told = capsys.readouterr().out
     assert "columns:   2, of trace\njobs:      2 measured\nsnapshots: 5, 12\n" in told
@@ -237,6 +238,7 @@ def revisited(configs, steps, **observables):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_tracker_starts_anew_far_from_its_last_measurement():
     """Its block of step 0 would give an eigenvalue that is one per cent too low."""

@@ -62,6 +62,7 @@ def measurements(presets):
     return end, {name: float(np.linalg.norm(v) if v.ndim else v) for name, v in last.items()}
 
 
+@pytest.mark.slow
 @TOGETHER
 def test_observables_change_no_bit_of_the_parameters_and_measure_the_golden_numbers(presets):
     end, found = measurements(presets)

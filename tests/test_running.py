@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lmech import checkpoints, engine, journal, manifest, running, tuning
 from lmech.cli import main
+from lmech.lanes import Saved
 
 RUN = [
     *("dataset=chebyshev", "observables=[loss]", "model.width=6", "steps=8"),
@@ -291,6 +293,192 @@ def test_the_manifest_fixes_how_a_batch_runs(elsewhere, monkeypatch):
     for old, new in zip(before, after, strict=True):
         assert (old["batch"], old["execution"]) == (new["batch"], new["execution"])
     assert [entry["batch"] for entry in after] == [0, 0, 1]
+
+
+def begun(monkeypatch, words):
+    """The command is cut off after its second state."""
+    with monkeypatch.context() as patch:
+        gone = cut(patch)
+        with pytest.raises(gone):
+            main(words)
+
+
+def test_a_state_is_gone_on_from_under_other_snapshots(elsewhere, monkeypatch):
+    """The chunks of the two runs end at different steps."""
+    words = [*RUN, "steps=9", "execution.save_every=0"]
+    assert main([*words, "output=whole"]) == 0
+    begun(monkeypatch, [*words, "snapshots=[3]"])
+    assert main([*words, "snapshots=[7]"]) == 0
+    (whole,) = elsewhere.glob("whole/run/*")
+    assert parquet(only(elsewhere)) == parquet(whole)
+    (job,) = only(elsewhere).glob("*/weights")
+    assert {path.stem for path in job.glob("*.npz")} >= {"7", "9"}
+
+
+def test_each_job_keeps_the_snapshots_that_it_asked_for(elsewhere, capsys):
+    assert main(["-m", *RUN, "snapshots=[3],[5]", "seed=0"]) == 2  # one training, asked for twice
+    jobs = [*RUN, "execution.chunk=8"]
+    for seed, step in ((0, 3), (1, 5)):
+        assert main([*jobs, f"seed={seed}", f"snapshots=[{step}]"]) == 0
+    kept = [
+        {path.stem for path in folder.glob("*.npz")}
+        for folder in elsewhere.glob("outputs/run/*/*/weights")
+    ]
+    assert sorted(map(sorted, kept)) == [["3", "8"], ["5", "8"]]
+    capsys.readouterr()
+    assert main([*jobs, "seed=1", "snapshots=[5]"]) == 0
+    assert "1 skipped" in capsys.readouterr().out
+
+
+def test_a_job_taken_over_can_be_asked_for_more(elsewhere):
+    """Its line names no batch; another snapshot makes it one to do."""
+    assert main(["-m", *RUN, "seed=0,1"]) == 0
+    assert main(["-m", *RUN, "seed=0,1,2"]) == 0
+    assert main(["-m", *RUN, "seed=0,1,2", "snapshots=[4]"]) == 0
+    assert len(list(elsewhere.glob("outputs/run/*/*/weights/4.npz"))) == 3
+
+
+def test_taking_over_a_job_removes_no_result(elsewhere):
+    """A sweep's own columns stay, though another has the job with the column asked for."""
+    assert main([*RUN, "seed=0", "observables=[loss,weights]"]) == 0
+    own = only(elsewhere)
+    assert main(["-m", *RUN, "seed=0,1", "observables=[loss,trace]"]) == 0
+    assert main([*RUN, "seed=0", "observables=[loss,trace]"]) == 0
+    (table,) = own.glob("*/metrics.parquet")
+    assert {"weight_norm", "trace"} <= set(pq.read_table(table).column_names)
+
+
+def test_a_rerun_for_a_column_goes_on_after_a_kill(elsewhere, monkeypatch):
+    """The old columns are measured again beside the new one; whoever goes on knows."""
+    assert main(["-m", *RUN, "seed=0,1", "observables=[loss,weights]"]) == 0
+    words = ["-m", *RUN, "seed=0,1", "observables=[loss,trace]", "execution.save_every=0"]
+    begun(monkeypatch, words)
+    before = numbers(only(elsewhere))
+    resumed = []
+    train = engine.train
+    monkeypatch.setattr(
+        engine,
+        "train",
+        lambda *a, **more: (resumed.append(more["saved"] is not None), train(*a, **more))[1],
+    )
+    assert main(words) == 0
+    assert numbers(only(elsewhere)) == before
+    assert resumed == [True]
+
+
+def test_resume_does_not_do_again_what_was_asked_for_again(elsewhere, capsys):
+    assert main(["-m", *RUN, "seed=0,1"]) == 0
+    assert main(["-m", *RUN, "seed=0,1", "rerun=all"]) == 0
+    capsys.readouterr()
+    assert main(["resume", str(only(elsewhere))]) == 0
+    assert "2 skipped" in capsys.readouterr().out
+
+
+def test_a_half_goes_on_from_its_own_state_after_a_kill(elsewhere, monkeypatch):
+    """Of four jobs one is guilty; the kill comes while the last good one runs alone."""
+    words = ["-m", *RUN, "seed=0,1,2,3", "execution.save_every=0"]
+    steps, train = [], engine.train
+
+    class Gone(BaseException):
+        pass
+
+    def fails(program, inputs, *rest, **more):
+        own = np.asarray(inputs.seeds["init"]).tolist()
+        saved = more["saved"]
+        steps.append((own, None if saved is None else saved.step))
+        for event in train(program, inputs, *rest, **more):
+            if 3 in own and isinstance(event, Saved) and event.step >= 4:
+                raise RuntimeError("the lamp is broken")
+            yield event
+            if alive and own == [2] and isinstance(event, Saved) and event.step == 6:
+                raise Gone
+
+    monkeypatch.setattr(engine, "train", fails)
+    alive = True
+    with pytest.raises(Gone):
+        main(words)
+    alive, steps[:] = False, []
+    assert main(words) == 1
+    began = {tuple(own): step for own, step in steps}
+    assert began[(2,)] > began[(3,)]
+    statuses = [json.loads(text)["status"] for text in results(only(elsewhere)).values()]
+    assert sorted(statuses) == ["done", "done", "done", "failed"]
+    assert not (only(elsewhere) / "batches").exists()
+
+
+def test_a_job_asked_for_again_starts_beside_those_that_go_on(elsewhere, monkeypatch):
+    """A state of the others is not thrown away because one job joins them."""
+    words = ["-m", *RUN, "seed=0,1,2", "execution.save_every=0"]
+    with monkeypatch.context() as patch:
+        failing(patch, {2}, RuntimeError("the lamp is broken"))
+        assert main(words) == 1
+    sweep = only(elsewhere)
+    for job in [
+        job for job, text in results(sweep).items() if json.loads(text)["status"] == "done"
+    ]:
+        (sweep / job / "result.json").unlink()
+    begun(monkeypatch, words)
+    saved = []
+    train = engine.train
+    monkeypatch.setattr(
+        engine,
+        "train",
+        lambda *a, **more: (
+            saved.append((len(a[1].horizon), more["saved"] is not None)),
+            train(*a, **more),
+        )[1],
+    )
+    assert main([*words, "rerun=failed"]) == 0
+    assert sorted(saved) == [(1, False), (2, True)]
+
+
+def test_short_memory_gives_up_empty_lanes_before_it_fails_a_job(elsewhere, monkeypatch):
+    lanes, train = [], engine.train
+
+    def exhausted(program, inputs, *rest, **more):
+        lanes.append((len(inputs.horizon), more["lanes"]))
+        if more["lanes"] > 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return train(program, inputs, *rest, **more)
+
+    monkeypatch.setattr(engine, "train", exhausted)
+    assert main(["-m", *RUN, "seed=range(5)", "execution.lanes=4"]) == 0
+    assert (1, 4) in lanes
+    assert len(results(only(elsewhere))) == 5
+
+
+def test_another_machine_in_between_is_not_forgotten():
+    record = {"threads": 4, "mode": "map"}
+    first = running._resumption(checkpoint({"threads": 8, "mode": "map"}, 10), record)
+    assert first == {"resumed": {"step": 10, "changed": {"threads": [8, 4]}}}
+    again = running._resumption(checkpoint({**record, **first}, 20), record)
+    assert again == first
+    assert running._resumption(checkpoint(record, 20), record) == {}
+
+
+def checkpoint(execution, step):
+    return checkpoints.Checkpoint(Saved(step, None, None, {}), [], range(0), [], execution)
+
+
+@pytest.mark.slow
+def test_on_two_devices_a_killed_sweep_goes_on(elsewhere):
+    """Three jobs in four lanes; in processes of their own, since devices are asked for at first."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [*RUN, "seed=0,1,2", "execution.devices=2", "execution.save_every=0"]
+    command = [sys.executable, "-m", "lmech", "-m", *words]
+    whole = [*command, "output=whole"]
+    subprocess.run(whole, cwd=elsewhere, env=environment, check=True)
+    code = (
+        "import sys, os\nfrom lmech import checkpoints, cli\nwrite = checkpoints.write\nn = []\n"
+        "def last(*a):\n    r = write(*a)\n    n.append(1)\n"
+        "    len(n) == 2 and os._exit(9)\n    return r\n"
+        "checkpoints.write = last\ncli.main(sys.argv[1:])"
+    )
+    killed = [sys.executable, "-c", code, "-m", *words]
+    assert subprocess.run(killed, cwd=elsewhere, env=environment, check=False).returncode == 9
+    subprocess.run(command, cwd=elsewhere, env=environment, check=True)
+    (whole,) = elsewhere.glob("whole/run/*")
+    assert parquet(only(elsewhere)) == parquet(whole)
 
 
 @pytest.mark.slow
