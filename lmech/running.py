@@ -81,10 +81,14 @@ def run_sweep(
                 ended, why = _of_others(run, [j for j in batches[number].jobs if j.id not in own])
                 if own:
                     follow(tally.begins, number)
-                for part in _parts(run, batch):
+                parts, folders = _parts(run, batch), _folders(run, batch)
+                for part in parts:
                     trained, reason = _guarded(run, part, partial(follow, tally.reaches))
                     ended |= trained
                     why |= reason
+                for folder in folders:
+                    if folder.name not in {part.name for part in parts}:
+                        checkpoints.clear(folder)  # what it held went on from another
                 follow(tally.ends, ended)
                 statuses |= ended
                 reasons |= why
@@ -317,10 +321,12 @@ def _parts(run: Run, batch: Batch) -> list[Batch]:
 
     After a kill some may be in a half's folder; others, that failed before, in none.
     """
-    folders = [_place(run, batch), *sorted(_place(run, batch).parent.glob(f"{batch.name}.*"))]
-    folders = [folder for folder in folders if (folder / checkpoints.STATE).is_file()]
     try:
-        states = {folder.name: checkpoints.holds(folder) for folder in folders}
+        states = {
+            folder.name: checkpoints.holds(folder)
+            for folder in _folders(run, batch)
+            if (folder / checkpoints.STATE).is_file()
+        }
     except checkpoints.DamageError as error:
         damaged = Path(str(error).partition(": ")[0]).name
         return [batch._replace(name=damaged)]  # which will say so
@@ -331,6 +337,12 @@ def _parts(run: Run, batch: Batch) -> list[Batch]:
         parts.setdefault(max(own)[1] if own else None, []).append(job)
     new = _free_name(run, batch) if batch.name in parts else batch.name
     return [batch._replace(name=name or new, jobs=jobs) for name, jobs in parts.items()]
+
+
+def _folders(run: Run, batch: Batch) -> list[Path]:
+    """The batch's own folder and those of its parts, where they are."""
+    own = _place(run, batch)
+    return [path for path in (own, *sorted(own.parent.glob(f"{batch.name}.*"))) if path.is_dir()]
 
 
 def _free_name(run: Run, batch: Batch, start: int = 0) -> str:
