@@ -31,7 +31,13 @@ def _mesh(program: Program) -> Mesh | None:
     return Mesh(np.asarray(jax.devices()[: program.devices]), (AXIS,))
 
 
-def _over_members(f: Callable[..., Any], program: Program, name: str) -> Any:
+# What runs once is not worth the compiler's best: drawing weights compiles three times as fast.
+ONCE = {"xla_backend_optimization_level": 0}
+
+
+def _over_members(
+    f: Callable[..., Any], program: Program, name: str, options: dict[str, Any] | None = None
+) -> Any:
     """Jit ``f(*carried, *fixed, *shared)`` over a leading member axis of ``carried`` and ``fixed``.
 
     ``carried`` is donated. ``map`` takes one member after another and gives each, bit for bit,
@@ -57,7 +63,7 @@ def _over_members(f: Callable[..., Any], program: Program, name: str) -> Any:
 
     function = one if program.mode == "loop" else batched if mesh is None else sharded
     function.__name__ = name
-    jitted = jax.jit(function, donate_argnums=0)
+    jitted = jax.jit(function, donate_argnums=0, compiler_options=options)
     return partial(_one_by_one, jitted) if program.mode == "loop" else jitted
 
 
@@ -87,7 +93,7 @@ def compiled(program: Program) -> Compiled:
         return _over_members(f, program, name)
 
     return Compiled(
-        start=over(partial(member.start, program), "start"),
+        start=_over_members(partial(member.start, program), program, "start", ONCE),
         memory={
             name: over(partial(member.memory, program, name), f"init_{name}")
             for name in program.observables

@@ -77,18 +77,11 @@ def run_sweep(
         tally = Tally(horizons, skipped=len(jobs) - len(todo))
         with closing(_free(run, batches)) as held:  # an exception lets go of the lock at once
             for number, batch in held:
-                own = {job.id for job in batch.jobs}
-                ended, why = _of_others(run, [j for j in batches[number].jobs if j.id not in own])
-                if own:
+                if batch.jobs:
                     follow(tally.begins, number)
-                parts, folders = _parts(run, batch), _folders(run, batch)
-                for part in parts:
-                    trained, reason = _guarded(run, part, partial(follow, tally.reaches))
-                    ended |= trained
-                    why |= reason
-                for folder in folders:
-                    if folder.name not in {part.name for part in parts}:
-                        checkpoints.clear(folder)  # what it held went on from another
+                trained, failures = _worked_on(run, batch, partial(follow, tally.reaches))
+                others, why = _of_others(run, batches[number], batch)
+                ended, why = others | trained, why | failures
                 follow(tally.ends, ended)
                 statuses |= ended
                 reasons |= why
@@ -97,11 +90,9 @@ def run_sweep(
     with suppress(OSError):
         (target / "batches").rmdir()  # if nothing in it waits to be gone on with
     wall = time.monotonic() - started
-    kinds = ("done", "diverged", "failed")
-    counts = {kind: list(statuses.values()).count(kind) for kind in kinds}
-    counts["failed"] += failed
-    others = list(statuses.values()).count("skipped")
-    counts["skipped"] = len(jobs) - len(todo) - failed + others
+    ends = list(statuses.values()) + ["failed"] * failed
+    ends += ["skipped"] * (len(jobs) - len(todo) - failed)
+    counts = {kind: ends.count(kind) for kind in ("done", "diverged", "failed", "skipped")}
     counts["missing"] = len(jobs) - sum(counts.values())
     write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
@@ -308,8 +299,28 @@ def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], No
         waiting = busy
 
 
-def _of_others(run: Run, jobs: Sequence[Job]) -> tuple[dict[str, str], Reasons]:
+def _worked_on(run: Run, batch: Batch, show: Callable[..., None]) -> tuple[dict[str, str], Reasons]:
+    """Run a batch that is held, in parts if need be: its jobs' statuses, why those failed that did.
+
+    Folders of parts that went on from another's state are cleared.
+    """
+    parts, folders = _parts(run, batch), _folders(run, batch)
+    statuses: dict[str, str] = {}
+    reasons: Reasons = {}
+    for part in parts:
+        ended, why = _guarded(run, part, show)
+        statuses |= ended
+        reasons |= why
+    for folder in folders:
+        if folder.name not in {part.name for part in parts}:
+            checkpoints.clear(folder)
+    return statuses, reasons
+
+
+def _of_others(run: Run, asked: Batch, left: Batch) -> tuple[dict[str, str], Reasons]:
     """Statuses of jobs that another process has had meanwhile, and why those failed that did."""
+    own = {job.id for job in left.jobs}
+    jobs = [job for job in asked.jobs if job.id not in own]
     standing = {job.id: planning.standing(run.target / job.id, job) for job in jobs}
     failed = [job for job, how in standing.items() if how == "failed"]
     reasons = {job: planning.reason(run.target / job) for job in failed}
