@@ -1,11 +1,13 @@
 """Fixtures and the strictness that all tests run under."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
 import pytest
 
+from lmech import planning
 from lmech.numerics.precision import numerics
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,6 +30,18 @@ def memo_folder(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("LMECH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def forgetful_imports(tmp_path_factory, monkeypatch):
+    """A module that a test wrote is not the next test's: theirs may have the same name."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(written):
+            del sys.modules[name]
+    planning._source.cache_clear()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Input keys leave the programs' text; what splits a sweep, or bakes a value in, is named."""
 
-import sys
-
 import pytest
 
 from lmech import config, planning, splitting
@@ -119,8 +117,6 @@ def careless(learning_rate: float):
 def mine(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
-    yield
-    sys.modules.pop("mine", None)
 
 
 @pytest.mark.usefixtures("mine", "elsewhere")
