@@ -2,13 +2,14 @@
 
 import importlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import claims as verdicts
-from lmech import config, manifest, planning, sweeps
+from lmech import config, hints, manifest, planning, sweeps
 from lmech.config import ConfigError
 from lmech.disk import atomically, link_folder, write_json
 from lmech.planning import Job
@@ -56,13 +57,13 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     """
     options = config.groups().get("experiment", [])
     if name not in options:
-        raise ConfigError(f"no experiment '{name}'{config.nearest(name, options)} (lmech list)")
+        raise ConfigError(f"no experiment '{name}'{hints.nearest(name, options)} (lmech list)")
     chosen = [f"experiment={name}"]
     node = _checked(name, config.plain(config.compose(chosen))["experiment"])
     scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
     if scale not in scales:
         raise ConfigError(
-            f"--scale {scale}: no such scale{config.nearest(scale, scales)} "
+            f"--scale {scale}: no such scale{hints.nearest(scale, scales)} "
             f"({name} has {', '.join(scales)})"
         )
     own = scales[scale]
@@ -167,6 +168,8 @@ def train(
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
     from lmech import running
 
+    # Drawing is for the end; what it takes is imported while XLA compiles.
+    threading.Thread(target=importlib.import_module, args=("lmech.plotting",)).start()
     counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
     return counts, before | reasons
 
