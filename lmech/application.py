@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lmech import config as configs
-from lmech import launching, paths, planning, reproducing, sweeps
+from lmech import hints, launching, paths, planning, reproducing, sweeps
 from lmech.config import Config, ConfigError, groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
@@ -187,7 +187,7 @@ def _check_objective(config: Config) -> None:
     if column is None or any(column == name or column.startswith(f"{name}_") for name in names):
         return
     raise ConfigError(
-        f"objective={column} is not recorded{configs.nearest(column, names)} "
+        f"objective={column} is not recorded{hints.nearest(column, names)} "
         f"({', '.join(names)}; null for none)"
     )
 
@@ -199,7 +199,7 @@ def objective(folder: Path, job: Job) -> float | None:
         return None
     table = pq.read_table(folder / job.id / "metrics.parquet")
     if column not in table.column_names:
-        hint = configs.nearest(column, table.column_names)
+        hint = hints.nearest(column, table.column_names)
         raise ConfigError(f"objective={column} is not recorded{hint}")
     value = table.column(column).drop_null()[-1].as_py()
     if isinstance(value, list):

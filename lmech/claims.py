@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from lmech.config import ConfigError, nearest
+from lmech.config import ConfigError
+from lmech.hints import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmech import config, formats, launching
+from lmech import config, formats, hints, launching
 from lmech.config import ConfigError
 from lmech.stopping import StoppedError
 
@@ -83,7 +83,7 @@ def _dispatch(words: list[str]) -> int:
         return commands[words[0]](words[1:])
     overrides = [word for word in words if word not in ("-m", "--multirun")]
     if overrides and "=" not in overrides[0]:
-        hint = config.nearest(overrides[0], commands)
+        hint = hints.nearest(overrides[0], commands)
         raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
     multirun = overrides != words
     if any(map(launching.is_hydras, overrides)):
@@ -126,7 +126,7 @@ def _resume(words: list[str]) -> int:
     options = parser.parse_args(words)
     for override in config.parse(options.how):
         if override.key_or_group not in HOW:
-            hint = config.nearest(override.key_or_group, HOW)
+            hint = hints.nearest(override.key_or_group, HOW)
             raise ConfigError(f"{override.key_or_group} is fixed by the manifest{hint}")
     from lmech import reproducing
 
@@ -222,8 +222,9 @@ def _plan(words: list[str]) -> int:
         compiling.host_devices(jobs[0].config["execution"]["devices"] or 1)
         estimates = [estimate(group, compile="--compile" in words) for group in groups]
         launching.terminal().print(plan_table(groups, estimates))
-    failed = sum(planning.standing(folder / job.id, job) == "failed" for job in jobs)
-    failed -= sum(planning.standing(folder / job.id, job) == "failed" for job in todo)
+    again = {job.id for job in todo}
+    left = [job for job in jobs if job.id not in again]
+    failed = sum(planning.standing(folder / job.id, job) == "failed" for job in left)
     done = len(jobs) - len(todo) - failed
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")
@@ -293,7 +294,7 @@ def _list(words: list[str]) -> int:
         return 0
     groups = config.groups()
     if what is not None and what not in groups:
-        hint = config.nearest(what, [*groups, "keys"])
+        hint = hints.nearest(what, [*groups, "keys"])
         raise ConfigError(f"no group '{what}'{hint} (groups: {', '.join(groups)}; or keys)")
     for group in [what] if what else groups:
         print(group)

@@ -5,8 +5,6 @@ one line that names the nearest valid key, and every value is checked against th
 parameter that it will reach, before anything is compiled or written.
 """
 
-import difflib
-import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from lmech import paths, signatures
+from lmech.hints import alike, nearest
 from lmech.signatures import Signature
 
 Config = dict[str, Any]
@@ -63,69 +62,13 @@ KEYS: dict[str, Any] = {
     "precision.dtype": Literal["float32", "float64"],
     "precision.matmul": Literal["highest", "high", "default"],
 }
-# Sections that are one call each; `observables` holds one call an entry.
 NOT_OF_A_JOB = ("sweep", "experiment")
+# Sections that are one call each; `observables` holds one call an entry.
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
 
 
 class ConfigError(ValueError):
     """A key, option or value that cannot be: one line, with what to write instead."""
-
-
-# What others call it.
-SYNONYMS = {
-    "beta1": "b1",
-    "beta2": "b2",
-    "eta": "learning_rate",
-    "fp32": "float32",
-    "fp64": "float64",
-    "layers": "depth",
-    "logspace": "geomspace",
-    "step_size": "learning_rate",
-    "xent": "cross_entropy",
-}
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or nothing."""
-    scores = {candidate: _likeness(word, candidate) for candidate in candidates}
-    best = max(scores, key=lambda candidate: scores[candidate], default="")
-    return f"; did you mean '{best}'?" if best and scores[best] >= (0.0, 0.6) else ""
-
-
-def _likeness(word: str, candidate: str) -> tuple[float, float]:
-    """How surely the candidate was meant, then how alike the two are spelled."""
-    ratio = difflib.SequenceMatcher(None, word.lower(), candidate.lower()).ratio()
-    section, _, leaf = word.rpartition(".")
-    place, _, name = candidate.rpartition(".")
-    leaf = SYNONYMS.get(leaf.lower(), leaf)
-    if _alike(word, candidate):
-        return 4.0, ratio
-    near = 0.5 if section and section == place else 0.0
-    if _alike(leaf, name):
-        return 2.0 + near, ratio
-    if _short_for(leaf, name):
-        return 1.0 + 3 * near, ratio
-    return 0.0, ratio if word.count(".") == candidate.count(".") else 0.0
-
-
-def _alike(word: str, other: str) -> bool:
-    """The same but for case, separators, the order of the parts or a plural's s."""
-    parts = [[part.removesuffix("s") for part in _parts(name)] for name in (word, other)]
-    return "".join(parts[0]) == "".join(parts[1]) or sorted(parts[0]) == sorted(parts[1])
-
-
-def _short_for(word: str, other: str) -> bool:
-    """Its initials, or the beginning or the last parts of the one are the other."""
-    if word.lower() == "".join(part[0] for part in _parts(other)):
-        return True
-    short, long = sorted((word.lower(), other.lower()), key=len)
-    last = _parts(long)[-len(_parts(short)) :] == _parts(short)
-    return len(short) >= 3 and (long.startswith(short) or last)
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in re.split(r"[._-]", name.lower()) if part]
 
 
 @cache
@@ -246,7 +189,7 @@ def check_key(key: str, known: Mapping[str, Any]) -> None:
     candidates = [*known, *groups(), *_taken(known)]
     inner = [path for path in known if path.startswith(f"{key}.")]
     if inner:
-        hint = nearest(key, [path for path in candidates if path != key and _alike(key, path)])
+        hint = nearest(key, [path for path in candidates if path != key and alike(key, path)])
         raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}{hint}")
     hint = nearest(key, candidates) or " (see lmech list keys)"
     raise ConfigError(f"unknown key '{key}'{hint}")

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from lmech.config import ConfigError, nearest
+from lmech.config import ConfigError
+from lmech.hints import nearest
 
 RESAMPLES = 2000
 GENERATOR = 0  # the seed of every bootstrap: the same draws every time

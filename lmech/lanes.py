@@ -121,7 +121,8 @@ class Lanes:
 
     def measure(self, names: Iterable[str], step: int, due: bool, last: bool) -> None:
         """Dispatch observables between chunks: of those that go on, of those that have ended."""
-        feed = self.first(step)
+        names = list(names)
+        feed = self.first(step) if names else None
         for name in names:
             carried, fixed = (self.memories[name],), (self._inputs, self.carry, feed)
             self.memories[name], values, measured, at, ended, over = self.run.measure[name](

@@ -2,19 +2,14 @@
 
 import errno
 import itertools
-import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 from hydra.utils import instantiate
 
 from lmech import (
@@ -24,19 +19,17 @@ from lmech import (
     engine,
     journal,
     locking,
-    manifest,
     planning,
-    tuning,
+    results,
 )
+from lmech.arranging import Batch, arranged
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
 from lmech.config import ConfigError
-from lmech.disk import write_json, write_table, write_text, write_weights, write_yaml
+from lmech.disk import write_json, write_weights
 from lmech.engine import End, Snapshot
 from lmech.lanes import Record, Saved
 from lmech.loggers import Progress
-from lmech.manifest import Entry
-from lmech.member import Program
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
@@ -71,7 +64,7 @@ def run_sweep(
     started = time.monotonic()
     logger = instantiate(first["logger"])()
     with compiling.counted() as compilations, logger as show, listening(run.due):
-        batches = _planned(run, jobs, todo, setups, request)
+        batches = arranged(target, record, jobs, todo, setups, request)
         follow = _harmless(show)
         horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
         tally = Tally(horizons, skipped=len(jobs) - len(todo))
@@ -147,136 +140,10 @@ class Run(NamedTuple):
     due: Due
 
 
-class Batch(NamedTuple):
-    """Jobs that run together."""
-
-    name: str
-    """Its number in the manifest; a half's has .0 or .1 behind it."""
-    jobs: Sequence[Job]
-    program: Program
-    execution: dict[str, Any]
-    """What the last bits depend on beside the jobs: mode, lanes, machine, versions."""
-
-
 Reasons = dict[str, str]  # job id → why it failed
 HOPELESS = (checkpoints.DamageError, journal.GivenUpError)
 """Errors that the halves of a batch would have too."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-
-def _planned(
-    run: Run,
-    jobs: Sequence[Job],
-    todo: Sequence[Job],
-    setups: Mapping[str, building.Batch],
-    request: Mapping[str, Any],
-) -> list[Batch]:
-    """Fix the manifest, then the batches that are to do, by number.
-
-    Whoever comes first decides, once, how each group runs; the others of this sweep, and whoever
-    goes on with it, find it there.
-    """
-    afresh = jobs[0].config["rerun"] == "all"
-    with locking.waited(run.target / "manifest.lock"):
-        old = manifest.read(run.target)
-        programs: dict[str, Program] = {}
-
-        def execution(group: Sequence[Job]) -> dict[str, Any]:
-            place = planning.group_id(group[0].config)
-            ways = (entry["execution"] for entry in old if entry["group"] == place)
-            known: dict[str, Any] = next(filter(None, ways), {})  # a job taken over has none
-            known = {} if afresh else known
-            programs[place], lanes = _tuned(group, setups[place], known)
-            return {**run.record, **_way(programs[place]), "lanes": lanes}
-
-        entries = manifest.planned(jobs, todo, old, execution, afresh)
-        if afresh:
-            _set_aside(run.target, todo)
-        _write_request(run.target, request)
-        manifest.write(run.target, entries)
-        if jobs[0].config["rerun"] != "missing":
-            for job in todo:
-                (run.target / job.id / "error.txt").unlink(missing_ok=True)
-    for job in todo:  # groups of which nothing is new
-        place = planning.group_id(job.config)
-        if place not in programs:
-            known = next(entry["execution"] for entry in entries if entry["id"] == job.id)
-            programs[place], _ = _tuned([job], setups[place], known)
-    return _batches(run, entries, todo, programs)
-
-
-def _write_request(target: Path, request: Mapping[str, Any]) -> None:
-    """What was asked for; an experiment's request stays, with its claims to be judged."""
-    path = target / manifest.REQUEST
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["experiment"]:
-        return
-    write_json(path, request)
-
-
-def _way(program: Program) -> dict[str, Any]:
-    """How a program runs."""
-    return {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
-
-
-def _tuned(
-    group: Sequence[Job], setup: building.Batch, known: Mapping[str, Any]
-) -> tuple[Program, int]:
-    """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
-    asked = group[0].config["execution"]
-    if known:
-        fixed = {key: known[key] for key in ("mode", "capacity")}
-        lanes = min(asked["lanes"], len(group)) if asked["lanes"] else known["lanes"]
-        return replace(setup.program, **fixed), lanes
-    with numerics(group[0].config["precision"]["matmul"]):
-        lanes = _lanes(group, setup)
-        if asked["mode"] == "auto":
-            few = [job.config for job in group[:lanes]]
-            program = tuning.fastest(building.build(few, setup.program))
-            if program.mode != setup.program.mode:
-                lanes = _lanes(group, setup._replace(program=program))
-            return program, lanes
-    return setup.program, lanes
-
-
-def _lanes(group: Sequence[Job], setup: building.Batch) -> int:
-    asked = group[0].config["execution"]["lanes"]
-    return min(asked, len(group)) if asked else tuning.lanes(setup, tuning.free_memory())
-
-
-def _batches(
-    run: Run, entries: Sequence[Entry], todo: Sequence[Job], programs: dict[str, Program]
-) -> list[Batch]:
-    """What is to do, by number in the manifest."""
-    wanted = {job.id: job for job in todo}
-    numbers: dict[int, list[Entry]] = {}
-    for entry in entries:
-        if entry["id"] in wanted:
-            numbers.setdefault(entry["batch"], []).append(entry)
-    batches = []
-    for number, own in sorted(numbers.items()):
-        jobs = [wanted[entry["id"]] for entry in own]
-        place, before = own[0]["group"], own[0]["execution"]
-        execution = {**run.record, **_way(programs[place]), "lanes": before["lanes"]}
-        batches.append(Batch(str(number), jobs, programs[place], execution))
-    return batches
-
-
-def _set_aside(target: Path, jobs: Sequence[Job]) -> None:
-    """Move the jobs' old results to ``previous/<n>``: what is done again overwrites nothing.
-
-    Raises ConfigError while another process works on the sweep.
-    """
-    for lock in (target / "batches").glob("*.lock"):
-        with locking.held(lock) as mine:
-            if not mine:
-                raise ConfigError(f"rerun=all: another process is at work on {target}")
-    old = [job.id for job in jobs if (target / job.id).is_dir()]
-    if not old:
-        return
-    aside = next(p for n in itertools.count(1) if not (p := target / "previous" / str(n)).exists())
-    aside.mkdir(parents=True)
-    for job in old:
-        (target / job).rename(aside / job)
 
 
 def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], None, None]:
@@ -438,13 +305,7 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
     """The jobs' statuses and reason, written too unless it lies in the batch's damaged state."""
     damaged = isinstance(error, checkpoints.DamageError)
     for job in () if damaged else batch.jobs:
-        folder = run.target / job.id
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "error.txt", traceback.format_exc())
-        if not (folder / "result.json").is_file():
-            write_yaml(folder / "config.yaml", job.config)
-            result = {"id": job.id, "observables": {}, "status": "failed"}
-            write_json(folder / "result.json", {**result, "provenance": run.record})
+        results.write_failure(run.target / job.id, job, run.record)
     reason = planning.one_line(error)
     return {job.id: "failed" for job in batch.jobs}, {job.id: reason for job in batch.jobs}
 
@@ -563,7 +424,9 @@ def _write_ended(
         own = end._replace(
             params=trees.take(end.params, place), step=end.step[place], finite=end.finite[place]
         )
-        statuses[job.id] = _write_job(run.target / job.id, job, recorder.table(member), own, record)
+        statuses[job.id] = results.write_job(
+            run.target / job.id, job, recorder.table(member), own, record
+        )
     return statuses
 
 
@@ -582,43 +445,3 @@ def _resumption(kept: Checkpoint | None, record: dict[str, Any]) -> dict[str, An
     print(f"lmech: goes on from step {kept.saved.step} with another {', '.join(changed)}")
     step = before["step"] if before else kept.saved.step
     return {"resumed": {"step": step, "changed": {**(before or {}).get("changed", {}), **changed}}}
-
-
-def _final(table: pa.Table) -> dict[str, Any]:
-    """The last recorded value of each column."""
-    columns = {name: table.column(name).drop_null() for name in table.column_names}
-    return {name: column[-1].as_py() for name, column in columns.items() if name != "step"}
-
-
-def _write_job(
-    job_folder: Path,
-    job: Job,
-    table: pa.Table,
-    end: End,
-    record: dict[str, Any],
-) -> str:
-    """The job's files; the result last, since it says that the others are whole."""
-    write_yaml(job_folder / "config.yaml", job.config)
-    write_table(job_folder / "metrics.parquet", table)
-    step = int(end.step)
-    write_weights(job_folder / "weights" / f"{step}.npz", trees.named_leaves(end.params))
-    (job_folder / "error.txt").unlink(missing_ok=True)
-    final = _final(table)
-    loss = "train_loss" if "train_loss" in final else "batch_loss"
-    finite = bool(end.finite) and bool(np.isfinite(final.get(loss, 0.0)))
-    rose = job.config["batch_size"] is None or loss == "train_loss"
-    rose = rose and loss in final and final[loss] > table.column(loss).drop_null()[0].as_py()
-    status = "diverged" if rose or not finite else "done"
-    write_json(
-        job_folder / "result.json",
-        {
-            "id": job.id,
-            "observables": planning.observable_ids(job.config),
-            "status": status,
-            "steps": step,
-            "nonfinite_at": None if finite else step,
-            "final": final,
-            "provenance": record,
-        },
-    )
-    return status

@@ -23,6 +23,7 @@ import numpy as np
 from hydra.errors import HydraException
 
 from lmech import config as configs
+from lmech import hints
 from lmech.config import ConfigError
 
 Values = list[Any]
@@ -91,7 +92,7 @@ def strings(override: str) -> list[str] | None:
         return [repr(value) for value in _space(text)]
     name, bracket, _ = text.partition("(")
     if name.isidentifier() and bracket and name not in FUNCTIONS:
-        hint = configs.nearest(name, (*SPACES, *FUNCTIONS))
+        hint = hints.nearest(name, (*SPACES, *FUNCTIONS))
         raise ConfigError(f"{override!r}: no function '{name}'{hint}")
     (parsed,) = configs.parse([override])
     if not parsed.is_sweep_override():

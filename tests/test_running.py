@@ -183,14 +183,14 @@ def test_a_crash_of_the_process_leaves_its_stack_in_the_log(tmp_path):
     assert "Segmentation fault" in (tmp_path / journal.LOG).read_text()
 
 
-@pytest.mark.parametrize("what", ["write", "_write_job"])
+@pytest.mark.parametrize("what", ["write", "write_job"])
 def test_a_full_disk_stops_with_one_line_and_the_same_command_goes_on(
     elsewhere, monkeypatch, capsys, what
 ):
     words = ["-m", *RUN, "seed=0,1", "execution.save_every=0"]
     assert main([*words, "output=whole"]) == 0
     with monkeypatch.context() as patch:
-        module = checkpoints if what == "write" else running
+        module = checkpoints if what == "write" else running.results
         whole, calls = getattr(module, what), []
 
         def full(*arguments):
