@@ -1,7 +1,5 @@
 """``python -m lmech``."""
 
-import sys
+from lmech.cli import command
 
-from lmech.cli import main
-
-sys.exit(main())
+command()

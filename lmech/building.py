@@ -96,6 +96,11 @@ def build_problem(config: Config, data: Data) -> Problem:
     return Problem(init, apply, instantiate(config["loss"]), activations)
 
 
+def shapes_of(problem: Problem) -> Params:
+    """Shapes of the problem's parameters; nothing compiles."""
+    return jax.eval_shape(lambda: problem.init(jax.random.key(0)))
+
+
 def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Flax's tree of captured outputs, ``{"hidden_1": {"__call__": (h,)}}``, by path."""
     layers: dict[str, Any] = {}
@@ -192,7 +197,7 @@ def noisy_targets(config: Config, data: Data) -> np.ndarray | None:
 
 def _refuse_interaction(problem: Problem, data: Data) -> None:
     """Raise ConfigError for a model that does not take each example on its own."""
-    params = jax.eval_shape(problem.init, jax.random.key(0))
+    params = shapes_of(problem)
     if kernels.interacting(problem.apply, params, data.train.x) > 1:
         raise ConfigError(
             "data_fraction leaves examples out, and in this model they interact: set "
@@ -205,7 +210,7 @@ def build_inputs(
 ) -> Inputs:
     """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
     dtype = configs[0]["precision"]["dtype"]
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    shapes = shapes_of(problem)
 
     def stack(trees: Sequence[Any], dtype: str) -> Any:
         return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
@@ -307,7 +312,7 @@ def starting_points(configs: Sequence[Config], program: Program, inputs: Inputs)
     if not any(files):
         return None
     drawn = None if all(files) else programs.initial_weights(program, inputs)
-    shapes = jax.eval_shape(program.problem.init, jax.random.key(0))
+    shapes = shapes_of(program.problem)
     rows = []
     for place, (config, file) in enumerate(zip(configs, files, strict=True)):
         try:
