@@ -169,8 +169,12 @@ def train(
     from lmech import running
 
     # Drawing is for the end; what it takes is imported while XLA compiles.
-    threading.Thread(target=importlib.import_module, args=("lmech.plotting",)).start()
-    counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
+    importing = threading.Thread(target=importlib.import_module, args=("lmech.plotting",))
+    importing.start()
+    try:
+        counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
+    finally:
+        importing.join()  # an import that outlives the interpreter fails, and says so
     return counts, before | reasons
 
 
