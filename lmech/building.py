@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
+from jax import lax
 
 from lmech import (
     datasets,
@@ -286,7 +287,7 @@ def _refuse_interaction(problem: Problem, data: Data) -> None:
 
 
 def build_inputs(
-    configs: Sequence[Config], problem: Problem, data: Data, chosen: Sequence[np.ndarray | None]
+    configs: Sequence[Config], data: Data, chosen: Sequence[np.ndarray | None]
 ) -> Inputs:
     """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
     dtype = configs[0]["precision"]["dtype"]
@@ -371,7 +372,7 @@ def build(
         program = build_program(first, data, longest, min(sizes, default=None))
         if sizes:
             _refuse_interaction(program.problem, data)
-    inputs = build_inputs(configs, program.problem, data, chosen)
+    inputs = build_inputs(configs, data, chosen)
     return Batch(
         program=program,
         inputs=inputs,

@@ -137,7 +137,8 @@ def abc(
         start *= readout_scale if tensor.role == "output" else 1
         rate = n**-found.c * deep ** -depth_rate(family, depth_exponent)
         rate *= growth.built_in(tensor.base) / growth.built_in(tensor.shape)
-        small = n**-found.epsilon * deep**-depth_exponent if epsilon == "scaled" else 1.0
+        scaled = epsilon == "scaled" and family != "sgd"  # whose updates are as the gradient is
+        small = n**-found.epsilon * deep**-depth_exponent if scaled else 1.0
         decays = {
             "coupled": 1.0,
             "width_free": 1 / rate,

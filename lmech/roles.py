@@ -27,9 +27,9 @@ class Model(NamedTuple):
     width: int | None
     """The model's own ``width`` and ``depth``; None where it has no such key."""
     depth: int | None
-    shapes_at: Callable[[int], Any]
-    """Shapes of the parameters at another width."""
-    spread_at: Callable[[int], Any]
+    shapes_at: Callable[[int | None], Any]
+    """Shapes of the parameters at another width (None: the model's own)."""
+    spread_at: Callable[[int | None], Any]
     """Root mean square of each tensor of the model's own init at another width, a tree."""
     declared: Declared
     growth: Growth | None

@@ -98,5 +98,3 @@ def depth_rate(family: Family, exponent: float) -> float:
     if exponent == 0:
         return 0.0
     return 1 - 2 * exponent if family == "sgd" else 1 - exponent
-
-

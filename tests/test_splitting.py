@@ -101,9 +101,9 @@ def branching(learning_rate: float, sharp: float = 0.5, gentle: float = 0.5):
 
 
 def lopsided(power: float = 1.0):
-    def scales(shapes):
-        ones = jax.tree.map(lambda _: 1.0, shapes)
-        pairs = jax.tree.map(lambda _: [1.0, 1.0], shapes)
+    def scales(model):
+        ones = jax.tree.map(lambda _: 1.0, model.shapes)
+        pairs = jax.tree.map(lambda _: [1.0, 1.0], model.shapes)
         return Scales(ones if power == 1.0 else pairs, ones, ones)
     return scales
 

@@ -89,6 +89,47 @@ def _changes(total: Values, entries: Any) -> Values:
     }
 
 
+def layer_updates(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """What each tensor's own change since step 0 does to its layer: mean |Δ| of what it puts out.
+
+    Of the weights at step 0 with that one tensor as it is now: for a kernel mean |ΔW h₀|, its term
+    of the layer's change without what comes from the layers before (Yang et al. 2022; Everett et
+    al. 2024). ``activations`` has the whole change. One column a tensor, its path with "_" for "/".
+    The memory is w₀, and a measurement costs a forward pass a tensor.
+
+    Raises ValueError for a model that does not tell its layers' outputs.
+    """
+
+    def init(state: State) -> Memory:
+        by_layer(state, probes(state, examples).x[:1])
+        return state.params
+
+    def measure(state: State, start: Memory) -> tuple[Memory, Values]:
+        chosen = probes(state, examples)._replace(y=None)
+        size = microbatch or state.microbatch
+        now, before = (trees.named_leaves(params) for params in (state.params, start))
+        tree = jax.tree.structure(start)
+
+        def change(path: str) -> jax.Array:
+            layer = path.rpartition("/")[0]
+            changed = jax.tree.unflatten(tree, [*(before | {path: now[path]}).values()])
+
+            def total(batch: Examples) -> jax.Array:
+                new, old = (
+                    by_layer(state._replace(params=params), batch.x)[layer]
+                    for params in (changed, start)
+                )
+                return masked(batch, jnp.abs(new - old).reshape(len(batch.x), -1).mean(1)).sum()
+
+            return trees.accumulate(total, chosen, size) / count(chosen)
+
+        layers = by_layer(state, chosen.x[:1])
+        own = [path for path in now if path.rpartition("/")[0] in layers]
+        return start, {path.replace("/", "_"): change(path) for path in own}
+
+    return Observable(init, measure)
+
+
 def dead_units(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
     """Fraction of the units whose activation is the same for every example of the probe set.
 
