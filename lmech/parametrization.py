@@ -6,11 +6,11 @@ n^-c, c by how the optimizer's updates scale (Yang & Hu 2021, "abc parametrizati
 turns table and roles into the trees.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from pydantic import FiniteFloat
 
 from lmech import roles
@@ -18,7 +18,7 @@ from lmech.numerics import trees
 from lmech.optimizers import Growth, Hyperparameters, Optimizer
 from lmech.problem import Params, Problem
 from lmech.roles import Model, Tensor
-from lmech.tables import SHIFTED, Alignment, Shift, Table, depth_rate, exponents
+from lmech.tables import SHIFTED, Alignment, Factors, Shift, Table, depth_rate, exponents, factor
 
 Tree = Any
 Width = Annotated[int, Ge(1)]
@@ -80,12 +80,25 @@ def known(growth: Growth | None) -> Growth:
 Parametrization = Callable[[Model], Scales]
 
 
-def standard(init_scale: Factor = 1.0) -> Parametrization:
-    """SP: the model's own stated init times ``init_scale``, and one global learning rate."""
+def standard(
+    init_scale: Factor = 1.0, initial: Factors | None = None, multipliers: Factors | None = None
+) -> Parametrization:
+    """SP: the model's own stated init and one global learning rate.
+
+    ``init_scale`` multiplies all initial values, ``initial`` those of a role; ``multipliers``, by
+    role too, the weights in the forward pass. Raises ValueError for roles of a model without
+    ``width``.
+    """
 
     def scales(model: Model) -> Scales:
-        ones = jax.tree.map(lambda _: 1.0, model.shapes)
-        return Scales(jax.tree.map(lambda _: init_scale, model.shapes), ones, ones)
+        shapes, tree = model.shapes, jax.tree.structure(model.shapes)
+        ones = jax.tree.map(lambda _: 1.0, shapes)
+        if initial is None and multipliers is None:
+            return Scales(jax.tree.map(lambda _: init_scale, shapes), ones, ones)
+        known = [tensor.role for tensor in roles.tensors(model, model.width or 1, None)]
+        start = [init_scale * factor(initial, role) for role in known]
+        forward = [factor(multipliers, role) for role in known]
+        return Scales(jax.tree.unflatten(tree, start), jax.tree.unflatten(tree, forward), ones)
 
     return scales
 
@@ -101,8 +114,8 @@ def abc(
     weight_decay: Literal["coupled", "width_free", "independent"] = "coupled",
     epsilon: Literal["plain", "scaled"] = "plain",
     init_scale: Factor = 1.0,
-    readout_scale: Factor = 1.0,
-    multipliers: Mapping[str, Annotated[FiniteFloat, Gt(0)]] | None = None,
+    initial: Factors | None = None,
+    multipliers: Factors | None = None,
 ) -> Parametrization:
     """The parametrization that a table of exponents says, relative to the model at ``base_width``.
 
@@ -118,8 +131,7 @@ def abc(
     ``weight_decay``: ``coupled`` decays at η·C·λ, C the tensor's learning-rate factor;
     ``width_free`` at ηλ; ``independent`` at λ, while the schedule is at its peak. ``epsilon``:
     Adam's ε as it is, or in proportion to the gradient's entries. ``init_scale`` multiplies all
-    initial values, ``readout_scale`` the readout's alone; ``multipliers`` (by role) the forward
-    multipliers.
+    initial values, ``initial`` those of a role, ``multipliers`` a role's forward multipliers.
     """
     chosen = shift or Shift(input=0.0, hidden=0.0, output=0.0)
 
@@ -128,13 +140,12 @@ def abc(
         family = growth.family(tensor.shape)
         found = exponents(table, tensor.role, family, chosen, alignment)
         n, deep = tensor.width, tensor.depth
-        multiplier = n**-found.a * tensor.head**-attention * (multipliers or {}).get(tensor.role, 1)
+        multiplier = n**-found.a * tensor.head**-attention * factor(multipliers, tensor.role)
         if tensor.ends_branch:
             multiplier *= deep**-depth_exponent
         if tensor.constant:  # its own value is 1, at any width
             return 1.0, multiplier * n**-found.b, 0.0, 0.0, 1.0
-        start = n ** (tensor.own - found.b) * init_scale
-        start *= readout_scale if tensor.role == "output" else 1
+        start = n ** (tensor.own - found.b) * init_scale * factor(initial, tensor.role)
         rate = n**-found.c * deep ** -depth_rate(family, depth_exponent)
         rate *= growth.built_in(tensor.base) / growth.built_in(tensor.shape)
         scaled = epsilon == "scaled" and family != "sgd"  # whose updates are as the gradient is

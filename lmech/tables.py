@@ -47,6 +47,20 @@ class Shift(TypedDict):
     output: FiniteFloat
 
 
+class Factors(TypedDict):
+    """A factor by role."""
+
+    input: FiniteFloat
+    hidden: FiniteFloat
+    output: FiniteFloat
+    vector: FiniteFloat
+
+
+def factor(factors: Factors | None, role: Role) -> float:
+    """The role's; 1 for a tensor that does not grow with the width."""
+    return 1.0 if factors is None or role == "fixed" or role == "constant" else factors[role]  # noqa: PLR1714
+
+
 class Exponents(NamedTuple):
     """What a tensor's factors are powers of n with (minus) these exponents."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
-from scipy.stats import t
+from scipy.stats import t  # type: ignore[import-untyped]
 
 from lmech.collecting import Run
 from lmech.plotting import colors
