@@ -29,7 +29,7 @@ from lmech.member import Carry, Feed, Inputs, Mode, Program, Stop
 from lmech.models.declared import Declared
 from lmech.numerics import kernels, trees
 from lmech.observables import Memory
-from lmech.parametrization import Scales, complete, with_output
+from lmech.parametrization import Scales, complete, with_constants, with_output
 from lmech.problem import Params, Problem
 from lmech.roles import Model
 
@@ -119,6 +119,7 @@ def scales_of(configs: Sequence[Config], data: Data) -> list[Scales]:
         if key not in made:
             model = model_of(config, data)
             scales = complete(instantiate(config["parametrization"])(model))
+            scales = with_constants(scales, model)
             made[key] = with_output(scales, model.growth, model.shapes, config["output_scale"])
         return made[key]
 

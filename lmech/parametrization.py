@@ -14,6 +14,7 @@ from annotated_types import Ge
 from pydantic import FiniteFloat
 
 from lmech import roles
+from lmech.models.declared import matches
 from lmech.numerics import trees
 from lmech.optimizers import Growth, Hyperparameters, Optimizer
 from lmech.problem import Params, Problem
@@ -46,6 +47,19 @@ def complete(scales: Scales) -> Scales:
     ones = jax.tree.map(lambda _: 1.0, scales.multiplier)
     decay = ones if scales.decay is None else scales.decay
     return scales._replace(decay=decay, epsilon=scales.epsilon or ones)
+
+
+def with_constants(scales: Scales, model: Model) -> Scales:
+    """No learning rate for what the model never trains: a decay would move it all the same."""
+
+    def rate(path: str, rate: Any) -> Any:
+        return 0.0 if matches(path, model.declared.constants) else rate
+
+    rates = trees.named_leaves(scales.learning_rate)
+    tree = jax.tree.structure(scales.learning_rate)
+    return scales._replace(
+        learning_rate=jax.tree.unflatten(tree, [rate(path, r) for path, r in rates.items()])
+    )
 
 
 def with_output(scales: Scales, growth: Growth | None, shapes: Tree, scale: float) -> Scales:
@@ -143,8 +157,6 @@ def abc(
         multiplier = n**-found.a * tensor.head**-attention * factor(multipliers, tensor.role)
         if tensor.ends_branch:
             multiplier *= deep**-depth_exponent
-        if tensor.constant:  # its own value is 1, at any width
-            return 1.0, multiplier * n**-found.b, 0.0, 0.0, 1.0
         start = n ** (tensor.own - found.b) * init_scale * factor(initial, tensor.role)
         rate = n**-found.c * deep ** -depth_rate(family, depth_exponent)
         rate *= growth.built_in(tensor.base) / growth.built_in(tensor.shape)

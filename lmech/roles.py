@@ -53,8 +53,6 @@ class Tensor(NamedTuple):
     ends_branch: bool
     head: float
     """How many times a head's width is that of the base model, for what scales attention; else 1"""
-    constant: bool
-    """Whether it is never trained."""
     own: float
     """e, where the model's own init is ∝ width^-e."""
 
@@ -95,7 +93,6 @@ def tensors(model: Model, base_width: int, base_depth: int | None) -> list[Tenso
                 depth=deep if on_branch else 1.0,
                 ends_branch=matches(path, declared.branch_ends),
                 head=shape[-1] / base[path][-1] if scales else 1.0,
-                constant=matches(path, declared.constants),
                 own=exponent(path, float(narrow[path]), float(broad[path])),
             )
         )
