@@ -81,8 +81,11 @@ def build_problem(config: Config, data: Data) -> Problem:
     )
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
+    dtype = config["precision"]["dtype"]
+
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        drawn = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), drawn)  # tokens have no precision
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)
