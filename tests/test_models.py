@@ -447,6 +447,27 @@ def test_without_curvature_a_quadratic_models_tangent_kernel_does_not_move():
         assert np.array_equal(there, here) == (curvature == 0)
 
 
+def test_gradient_descent_on_a_quadratic_model_sharpens_to_just_below_the_edge():
+    """η times the tangent kernel's largest eigenvalue rises past 2 and ends below, at 0 loss."""
+    n, rate = 30, 8 / 30
+    x, y = jnp.eye(n), jnp.asarray(np.random.default_rng(0).normal(size=(n, 1)))
+    model = quadratic(1, width=60, curvature=0.4)
+    leaves = trees.named_leaves(model.init(jax.random.key(0), x)["params"])
+    f = outputs_of(model, leaves, x)
+
+    def step(theta, _):
+        jacobian = jax.jacobian(f)(theta)[:, 0]
+        edge = rate * jnp.linalg.norm(jacobian, ord=2) ** 2
+        residual = (f(theta) - y)[:, 0]
+        return theta - rate * residual @ jacobian, (edge, residual @ residual)
+
+    _, (edge, loss) = jax.lax.scan(step, leaves["parameters"], length=2000)
+    assert edge[0] < 1.5
+    assert edge.max() > 2
+    assert 1.9 < edge[-1] < 2
+    assert loss[-1] < 1e-4 * loss[0]
+
+
 # Through the command line
 
 
