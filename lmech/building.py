@@ -81,11 +81,10 @@ def build_problem(config: Config, data: Data) -> Problem:
     )
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
-    dtype = config["precision"]["dtype"]
-
     def init(key: jax.Array) -> Any:
-        drawn = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), drawn)  # tokens have no precision
+        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        # Inputs that are tokens do not tell a model in which precision its weights should be.
+        return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)

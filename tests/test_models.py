@@ -2,7 +2,6 @@
 
 import math
 import re
-from fnmatch import fnmatch
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from lmech import building
 from lmech.cli import main
 from lmech.datasets import Data, Examples
 from lmech.models.cnn import cnn
-from lmech.models.declared import Declared
+from lmech.models.declared import Declared, matches
 from lmech.models.mlp import mlp
 from lmech.models.quadratic import quadratic
 from lmech.models.resmlp import resmlp
@@ -94,8 +93,13 @@ def generic(model, x):
 
 def fan_in(model, path, shape):
     """Product of the axes that the input is summed over, as declared."""
-    axes = [axes for pattern, axes in declared(model).fan_in.items() if fnmatch(path, pattern)]
-    return math.prod(shape[axis] for axis in (axes[0] if axes else range(len(shape) - 1)))
+    if path.endswith("table"):  # a one-hot input
+        return 1
+    fan_ins = declared(model).fan_in.items()
+    (axes,) = [axes for pattern, axes in fan_ins if matches(path, (pattern,))] or [
+        range(len(shape) - 1)
+    ]
+    return math.prod(shape[axis] for axis in axes)
 
 
 def nested(leaves):
@@ -136,7 +140,7 @@ def bare(name, **keys):
 
 
 def chosen(leaves, patterns):
-    return {path for path in leaves if any(fnmatch(path, pattern) for pattern in patterns)}
+    return {path for path in leaves if matches(path, tuple(patterns))}
 
 
 def declared(model):

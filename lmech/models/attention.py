@@ -154,11 +154,15 @@ class Block(nn.Module):
 
 def declared(style: Style) -> Declared:
     """What shapes cannot tell of ``block_*``; the α of depth scaling counts blocks."""
-    kernels = (f"block_*/attention/{name}/kernel" for name in ("query", "key", "value"))
+    fan_in: dict[str, tuple[int, ...]] = {"block_*/attention/out/kernel": (0, 1)}
+    for name in ("query", "key", "value"):
+        fan_in[f"block_*/attention/{name}/kernel"] = (0,)
+        if style.bias and name != "key":
+            fan_in[f"block_*/attention/{name}/bias"] = ()
     scales = ("block_*/attention/logits/scale",)
     branch = ("attention/*", "mlp/*", *(("*_norm/*",) if style.norm_position == "pre" else ()))
     return Declared(
-        fan_in=MappingProxyType(dict.fromkeys(kernels, (0,))),
+        fan_in=MappingProxyType(fan_in),
         branches=tuple(f"block_*/{pattern}" for pattern in branch),
         branch_ends=("block_*/attention/out/*", "block_*/mlp/out/*"),
         attention=scales if style.qk_norm else ("block_*/attention/query/*",),

@@ -1,25 +1,31 @@
-"""What a model says of its tensors because their shapes cannot."""
+"""What the shapes of a model's tensors cannot tell, said by the model."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import NamedTuple
 
 
 class Declared(NamedTuple):
-    """The property ``declared`` of a module; one that has nothing to say has no such property.
+    """By patterns of the tensors' paths, as the shell has them: ``block_*/attention/query/kernel``.
 
-    Patterns are ``fnmatch``'s over a tensor's path, as in ``block_*/attention/query/kernel``.
+    A module with something to declare has it as its property ``declared``.
     """
 
     fan_in: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    """Axes that the input is summed over, where they are not all but the last."""
+    """Axes that the input is summed over, where they are not all but the last; () for a bias."""
     branches: tuple[str, ...] = ()
     """Tensors on a residual branch."""
     branch_ends: tuple[str, ...] = ()
-    """The last layer of each residual branch, kernel and bias: gets the L^-α of depth scaling."""
+    """The last layer of each residual branch, kernel and bias."""
     attention: tuple[str, ...] = ()
-    """Tensors whose multiplier scales the attention logits."""
+    """Tensors that scale the attention logits: the query's, or a constant."""
     outputs: tuple[str, ...] = ()
-    """Readouts that their shape does not show."""
+    """Readouts that their shapes do not show: a vector, a tied embedding's constant."""
     constants: tuple[str, ...] = ()
-    """Never trained: they enter through a ``stop_gradient``."""
+    """Never trained: they enter through ``stop_gradient``."""
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns is the path's."""
+    return any(fnmatchcase(path, pattern) for pattern in patterns)

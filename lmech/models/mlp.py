@@ -23,8 +23,10 @@ class MLP(nn.Module):
 
     @property
     def declared(self) -> Declared:
-        """A frozen readout is what shapes cannot tell."""
-        return Declared(constants=("readout/*",) if self.frozen_readout else ())
+        """A frozen readout is one all the same."""
+        if not self.frozen_readout:
+            return Declared()
+        return Declared(outputs=("readout/kernel",), constants=("readout/*",))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

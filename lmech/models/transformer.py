@@ -1,6 +1,5 @@
 """Decoder-only transformers: language models."""
 
-from types import MappingProxyType
 from typing import Annotated
 
 import flax.linen as nn
@@ -45,14 +44,9 @@ class Transformer(nn.Module):
 
     @property
     def declared(self) -> Declared:
-        """Beside the blocks': embeddings are read a row at a time; a tied readout is no tensor."""
+        """Beside the blocks': a tied readout is a constant times a tensor of another role."""
         blocks, constant = attention.declared(self.style), ("readout/scale",) * self.tied
-        rows = {"embedding/table": (), "position/table": ()}
-        return blocks._replace(
-            fan_in=MappingProxyType({**blocks.fan_in, **rows}),
-            outputs=constant,
-            constants=(*blocks.constants, *constant),
-        )
+        return blocks._replace(outputs=constant, constants=(*blocks.constants, *constant))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """Vision transformers."""
 
-from types import MappingProxyType
 from typing import Annotated
 
 import flax.linen as nn
@@ -48,11 +47,8 @@ class ViT(nn.Module):
 
     @property
     def declared(self) -> Declared:
-        """Beside the blocks': positions are read one row at a time."""
-        blocks = attention.declared(self.style)
-        return blocks._replace(
-            fan_in=MappingProxyType({**blocks.fan_in, "position/table": ()}),
-        )
+        """That of the blocks."""
+        return attention.declared(self.style)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
