@@ -90,7 +90,9 @@ def build_problem(config: Config, data: Data) -> Problem:
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        # Inputs that are tokens do not tell a model in which precision its weights should be.
+        return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)
