@@ -69,7 +69,7 @@ def load_data(config: Config) -> Data:
     def cast(array: np.ndarray) -> np.ndarray:
         return array if np.issubdtype(array.dtype, np.integer) else array.astype(dtype)
 
-    return jax.tree.map(cast, data)
+    return data._replace(**jax.tree.map(cast, data.splits))
 
 
 def build_problem(config: Config, data: Data) -> Problem:
@@ -82,7 +82,9 @@ def build_problem(config: Config, data: Data) -> Problem:
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        # Inputs that are tokens do not tell a model in which precision its weights should be.
+        return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)
@@ -296,7 +298,7 @@ def build(
     return Batch(
         program=program,
         inputs=inputs,
-        data=data,
+        data=data._replace(outputs=None),  # the model has it; a program takes arrays
         rates=learning_rates(configs),
         batches=minibatches(configs, len(data.train.x), chosen),
         params=starting_points(configs, program, inputs),

@@ -135,8 +135,11 @@ def test_dead_units_of_a_model_without_activation_layers_names_the_layers_that_i
 def test_logits_are_those_written_out_by_hand():
     f = jnp.asarray([[3.0, 1, -4], [0, 2, 1]])
     values = measured(features.logits(), with_outputs(state(*RELU), f, jnp.asarray([0, 2])))
-    assert values.keys() == {"norm", "gap", "margin"}
+    assert values.keys() == {"norm", "max", "gap", "margin", "log_partition"}
     np.testing.assert_allclose(values["norm"], np.sqrt((26 + 5) / 2))
+    assert values["max"] == 4
+    log_z = np.log(np.exp(np.asarray(f)).sum(axis=1))
+    np.testing.assert_allclose(values["log_partition"], np.mean(log_z**2))
     np.testing.assert_allclose(values["gap"], (2 + 1) / 2)
     np.testing.assert_allclose(values["margin"], (2 - 1) / 2)
 
@@ -144,10 +147,10 @@ def test_logits_are_those_written_out_by_hand():
 def test_logits_of_real_targets_have_no_label_and_a_single_one_no_gap():
     here = state("precision=float64")
     f = jnp.asarray([[3.0, 1], [0, 2]])
-    assert measured(features.logits(), with_outputs(here, f, f)).keys() == {"norm", "gap"}
+    assert measured(features.logits(), with_outputs(here, f, f)).keys() == {"norm", "max", "gap"}
     single = with_outputs(here, f[:, :1], f[:, :1])
     values = measured(features.logits(), single)
-    assert values.keys() == {"norm"}
+    assert values.keys() == {"norm", "max"}
     np.testing.assert_allclose(values["norm"], np.sqrt(4.5))
 
 

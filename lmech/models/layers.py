@@ -32,7 +32,15 @@ class Activation(nn.Module):
 
 
 def drawer(weights: Init, fan_in: int, dtype: Any) -> Callable[..., jax.Array]:
-    """``(key, shape) → array``: a kernel's or a bias's first value."""
+    """``(key, shape) → array``: a kernel's or a bias's first value.
+
+    Raises ValueError for a dtype that weights cannot have: that of tokens.
+    """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"this model takes real inputs, and the dataset's are tokens ({dtype}): choose a model "
+            "of sequences"
+        )
     # Typed: a Python float enters jax's generators as a float64.
     std = jnp.asarray(fan_in**-0.5, dtype)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech.datasets import Examples
+from lmech.losses import by_example
 from lmech.numerics import features, trees
 from lmech.observables import Count, Memory, Observable, State, Values, memoryless
 from lmech.observables import training_examples as probes
@@ -138,30 +139,35 @@ def _constant(low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 def logits(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
-    """Size and margins of the outputs f over the probe set.
+    """Size and margins of the outputs f over the probe set (of sequences, over all positions).
 
-    Columns: ``norm`` √meanᵢ‖fᵢ‖²; with two outputs or more ``gap``, the mean of the largest minus
-    the second largest; with class labels also ``margin``, the mean of f_y − max_{c≠y} f_c, which is
-    negative where the label loses (Bartlett et al. 2017, unnormalised). In units of the outputs.
+    Columns: ``norm`` √meanᵢ‖fᵢ‖² and ``max``, the largest |f_c| of all; with two outputs or more
+    ``gap``, the mean of the largest minus the second largest; with class labels also ``margin``,
+    the mean of f_y − max_{c≠y} f_c, which is negative where the label loses (Bartlett et al. 2017,
+    unnormalised), and ``log_partition``, the mean of (log Σ_c exp f_c)², which a z-loss holds down.
+    In units of the outputs.
     """
 
     def measure(state: State) -> Values:
         chosen = probes(state, examples)
         labelled = has_labels(chosen)
 
-        def sums(batch: Examples) -> Values:
+        def each(batch: Examples) -> Values:
             f = state.problem.apply(state.params, batch.x)
-            found = {"norm": masked(batch, jnp.square(f)).sum()}
+            size = jnp.abs(f).reshape(len(f), -1).max(axis=1)
+            found = {"norm": jnp.square(f).sum(axis=-1), "max": masked(batch, size)}
             if f.shape[-1] >= 2:
                 top = lax.top_k(f, 2)[0]
-                found["gap"] = masked(batch, top[:, 0] - top[:, 1]).sum()
+                found["gap"] = top[..., 0] - top[..., 1]
                 if labelled:
-                    found["margin"] = masked(batch, _margins(f, batch.y)).sum()
-            return found
+                    found["margin"] = _margins(f, batch.y)
+                    found["log_partition"] = jnp.square(jax.nn.logsumexp(f, axis=-1))
+            return {name: by_example(values) for name, values in found.items()}
 
-        totals = trees.accumulate(sums, chosen, microbatch or state.microbatch)
-        means = trees.divide(totals, count(chosen))
-        return {**means, "norm": jnp.sqrt(means["norm"])}
+        found = features.in_microbatches(each, chosen, microbatch or state.microbatch)
+        sums = {name: masked(chosen, values).sum() for name, values in found.items()}
+        means = trees.divide(sums, count(chosen))
+        return {**means, "norm": jnp.sqrt(means["norm"]), "max": found["max"].max()}
 
     return memoryless(measure)
 
@@ -176,9 +182,9 @@ def effective_rank(examples: Count | None = None, microbatch: Count | None = Non
     """Effective rank of each layer's representation of the probe set (Roy & Vetterli 2007).
 
     exp(−Σ_k p_k ln p_k), p_k = σ_k / Σσ, with σ the singular values of the layer's outputs as a
-    matrix [examples, units]; of a convolution [examples × positions, channels]. Means are not
-    removed. From 1 (all rows parallel) to the number of units; not a number where all outputs are
-    0. The rank of the tangent kernel is another observable.
+    matrix [examples, units]; of a convolution or of sequences [examples × positions, channels].
+    Means are not removed. From 1 (all rows parallel) to the number of units; not a number where all
+    outputs are 0. The rank of the tangent kernel is another observable.
 
     Columns: ``<layer>``, its path with "_" for "/". Raises ValueError for a model that does not
     tell its layers' outputs.
