@@ -154,6 +154,34 @@ def test_logits_of_real_targets_have_no_label_and_a_single_one_no_gap():
     np.testing.assert_allclose(values["norm"], np.sqrt(4.5))
 
 
+@pytest.mark.parametrize("microbatch", [None, 3])
+def test_attention_logits_are_the_largest_and_the_entropy_is_that_of_the_weights(microbatch):
+    here = state(*RELU)
+    logits = jnp.arange(8.0)[None, :, None, None] * jnp.ones((1, 1, 2, 4))
+    layers = {
+        "block_1/attention/logits": -logits,
+        "block_1/attention/weights": jnp.zeros((1, 8, 2, 4)).at[..., 0].set(1),
+        "block_2/attention/logits": logits / 10,
+        "block_2/attention/weights": jnp.full((1, 8, 2, 4), 1 / 4),
+        "readout": jnp.full((1, 3), 99.0),
+    }
+
+    def activations(_, x):
+        return {name: h.repeat(len(x), axis=0) for name, h in layers.items()}
+
+    values = measured(
+        features.attention_logits(examples=8, microbatch=microbatch),
+        with_activations(here, activations),
+    )
+    assert values == {
+        "": 7,
+        "block_1_attention_logits": 7,
+        "block_2_attention_logits": pytest.approx(0.7),
+        "block_1_attention_weights": 0,
+        "block_2_attention_weights": pytest.approx(np.log(4)),
+    }
+
+
 def rank_of(matrix):
     return numerics.effective_rank(jnp.linalg.svd(matrix, compute_uv=False))
 

@@ -1,10 +1,12 @@
 """Features: what the layers put out on a fixed probe set, a part of the training set."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.special import entr
 
 from lmech.datasets import Examples
 from lmech.losses import by_example
@@ -176,6 +178,52 @@ def _margins(f: jax.Array, y: jax.Array) -> jax.Array:
     own = jax.nn.one_hot(y, f.shape[-1], dtype=bool)
     lowest = jnp.asarray(-jnp.inf, f.dtype)
     return jnp.where(own, f, lowest).max(axis=-1) - jnp.where(own, lowest, f).max(axis=-1)
+
+
+# One value an example, from a layer [N, heads, T, S] whose path ends so.
+ATTENTION: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "attention/logits": lambda logits: jnp.abs(logits).reshape(len(logits), -1).max(axis=1),
+    "attention/weights": lambda weights: by_example(entr(weights).sum(axis=-1)),
+}
+
+
+def attention_logits(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Size of the attention logits over the probe set, and the entropy of the attention weights.
+
+    Of the layers [N, heads, T, S] whose paths end in ``attention/logits`` and
+    ``attention/weights``. Logits that grow make each query read a single position, and training
+    unstable (Zhai et al. 2023, "entropy collapse"; Wortsman et al. 2023).
+
+    Columns: the largest |logit| of all, ``<layer>`` that of each, and ``<layer>`` of the weights,
+    the mean over examples, heads and queries of −Σ_s w_s ln w_s, in nats. A layer's name is its
+    path with "_" for "/". Raises ValueError for a model without such layers.
+    """
+
+    def each(state: State, batch: Examples) -> Values:
+        layers = by_layer(state, batch.x)
+        if not any(name.endswith("attention/logits") for name in layers):
+            raise ValueError(
+                "attention_logits looks at layers whose path ends in 'attention/logits', and this "
+                f"model's are {', '.join(layers)}: leave attention_logits out of the observables"
+            )
+        return {
+            name.replace("/", "_"): read(layer)
+            for name, layer in layers.items()
+            for end, read in ATTENTION.items()
+            if name.endswith(end)
+        }
+
+    def measure(state: State) -> Values:
+        chosen = probes(state, examples)
+        size = microbatch or state.microbatch
+        found = features.in_microbatches(lambda batch: each(state, batch), chosen, size)
+        found = {name: masked(chosen, values) for name, values in found.items()}
+        largest = {name: v.max() for name, v in found.items() if name.endswith("logits")}
+        sums = {name: v.sum() for name, v in found.items() if name.endswith("weights")}
+        entropies = trees.divide(sums, count(chosen))
+        return {"": jnp.stack(list(largest.values())).max(), **largest, **entropies}
+
+    return memoryless(measure)
 
 
 def effective_rank(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
