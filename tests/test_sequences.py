@@ -31,7 +31,6 @@ LOSSES = {
     "cross-entropy": ("loss=cross_entropy",),
     "z-loss": ("loss=cross_entropy", "loss.z_loss=0.3"),
 }
-BY_LOSS = pytest.mark.parametrize("loss", LOSSES)
 
 
 @cache
@@ -113,23 +112,35 @@ def test_label_noise_takes_each_position_as_it_takes_an_example():
 # curvature, kernels, gradients
 
 
-def by_definition(at, loss):
+def curve(loss, p, log_z):
+    """∂²ℓ/∂f² of one position, from its softmax and its log partition function."""
+    outer = np.outer(p, p)
+    fisher = np.diag(p) - outer
+    return {
+        "mse": np.eye(C),
+        "cross-entropy": fisher,
+        "z-loss": fisher + 2 * 0.3 * (outer + log_z * fisher),
+    }[loss]
+
+
+@cache
+def by_definition(loss):
     """The four matrices from dense derivatives, G from what each position's loss curves."""
+    at = state(loss)
     outputs, w = outputs_of(at)
     losses = lambda w: at.problem.loss(outputs(w), at.data.train.y)  # noqa: E731
-    f, J = np.asarray(outputs(w)), np.asarray(jax.jacrev(outputs)(w))
-    p = np.exp(f) / np.exp(f).sum(axis=-1, keepdims=True)
-    outer = np.einsum("ntc,ntd->ntcd", p, p)
-    fisher = np.einsum("ntc,cd->ntcd", p, np.eye(C)) - outer
-    log_z = np.log(np.exp(f).sum(axis=-1))[..., None, None]
-    curve = {
-        "mse": np.broadcast_to(np.eye(C), outer.shape),
-        "cross-entropy": fisher,
-        "z-loss": fisher + 0.3 * 2 * (outer + log_z * fisher),
-    }[loss]
-    hessian = jax.hessian(lambda w: losses(w).mean())(w)
-    g = np.asarray(jax.jacrev(losses)(w))
-    gauss_newton = np.einsum("ntcp,ntcd,ntdq->pq", J, curve, J) / (N * T)
+
+    def derivatives(w):
+        hessian = jax.hessian(lambda w: losses(w).mean())(w)
+        return outputs(w), jax.jacrev(outputs)(w), jax.jacrev(losses)(w), hessian
+
+    with numerics():
+        f, J, g, hessian = (np.asarray(a) for a in jax.jit(derivatives)(w))
+    total = np.exp(f).sum(axis=-1, keepdims=True)
+    rows = zip((np.exp(f) / total).reshape(-1, C), np.log(total).ravel(), strict=True)
+    curves = np.stack([curve(loss, p, log_z) for p, log_z in rows])
+    J = J.reshape(N * T, C, -1)
+    gauss_newton = np.einsum("icp,icd,idq->pq", J, curves, J) / (N * T)
     return {
         "hessian": hessian,
         "gauss_newton": gauss_newton,
@@ -138,78 +149,80 @@ def by_definition(at, loss):
     }
 
 
-@BY_LOSS
-@pytest.mark.parametrize("microbatch", [None, 4])
+@pytest.mark.parametrize(
+    ("loss", "microbatch"), [("mse", None), ("cross-entropy", 4), ("z-loss", None)]
+)
 def test_the_curvature_of_sequences_is_that_of_dense_derivatives(loss, microbatch):
-    at = state(loss)
-    for kind, expected in by_definition(at, loss).items():
-        operator = matrices.operator(at, kind, None, microbatch)
-        found = operator(jnp.eye(len(expected)))
-        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=kind)
+    at, expected = state(loss), by_definition(loss)
+
+    def dense(params):
+        here = at._replace(params=params)
+        every = np.eye(35)
+        return {k: matrices.operator(here, k, None, microbatch)(every) for k in expected}
+
+    found = jax.jit(dense)(at.params)
+    for kind, matrix in expected.items():
+        np.testing.assert_allclose(found[kind], matrix, atol=1e-12, err_msg=kind)
 
 
-def jacobian(at):
-    outputs, w = outputs_of(at)
-    return np.asarray(jax.jacrev(outputs)(w)).reshape(N * T, C, -1)
+@cache
+def jacobian(loss="cross-entropy"):
+    """J [N·T, C, P]."""
+    outputs, w = outputs_of(state(loss))
+    return np.asarray(jax.jit(jax.jacrev(outputs))(w)).reshape(N * T, C, -1)
 
 
-@pytest.mark.parametrize("block", [None, 4])
-def test_each_position_of_a_sequence_counts_as_an_example_of_the_kernel(block):
+def test_each_position_of_a_sequence_counts_as_an_example_of_the_kernel():
     at = state()
-    J = jacobian(at)
+    J = jacobian()
     summed = J.sum(axis=1)
     expected = {
         "full": J.reshape(N * T * C, -1) @ J.reshape(N * T * C, -1).T,
         "trace": np.einsum("icp,jcp->ij", J, J) / C,
         "sum_logits": summed @ summed.T,
     }
-    for reduction, theta in expected.items():
-        x = at.data.train.x
-        found = kernels.empirical_ntk(at.problem.apply, at.params, x, reduction, None, block)
-        np.testing.assert_allclose(found, theta, atol=1e-12, err_msg=reduction)
+    for reduction, block in (("full", None), ("trace", 4), ("sum_logits", 4)):
+        ours = partial(kernels.empirical_ntk, at.problem.apply, reduction=reduction, block=block)
+        found = jax.jit(ours)(at.params, at.data.train.x)
+        np.testing.assert_allclose(found, expected[reduction], atol=1e-12, err_msg=reduction)
 
 
 @pytest.mark.parametrize("microbatch", [None, 4])
 def test_products_with_the_kernel_of_sequences_are_the_dense_ones(microbatch):
     at = state()
-    J = jacobian(at).reshape(N * T * C, -1)
+    J = jacobian().reshape(N * T * C, -1)
     U = np.random.default_rng(3).normal(size=(3, len(J)))
     x = at.data.train.x
     product = kernels.ntk_products(at.problem.apply, at.params, x, None, microbatch)
-    np.testing.assert_allclose(product(jnp.asarray(U)), U @ J @ J.T, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(product)(jnp.asarray(U)), U @ J @ J.T, atol=1e-12)
 
 
 def test_under_squared_error_the_kernels_eigenvalues_are_the_gauss_newton_matrixs():
     at = state("mse")
-    expected = np.linalg.eigvalsh(by_definition(at, "mse")["gauss_newton"])[::-1][:3]
+    expected = np.linalg.eigvalsh(by_definition("mse")["gauss_newton"])[::-1][:3]
     formed = measured(ntk(examples=None, reduction="full", k=3), at)
     np.testing.assert_allclose(formed["spectrum"], expected, rtol=1e-10)
-    np.testing.assert_allclose(formed["trace"], np.sum(jacobian(at) ** 2) / (N * T), rtol=1e-10)
-    followed = measured(ntk_eigenvalues(k=3), at, times=20)
-    np.testing.assert_allclose(followed["eigenvalues"], expected, rtol=1e-8)
-    part = at.data.train._replace(weight=jnp.ones(N))
-    weighted = at._replace(data=at.data._replace(train=part))
-    same = measured(ntk_eigenvalues(k=3), weighted, times=20)
-    np.testing.assert_allclose(same["eigenvalues"], expected, rtol=1e-8)
+    np.testing.assert_allclose(formed["trace"], np.sum(jacobian("mse") ** 2) / (N * T), rtol=1e-10)
+    for train in (at.data.train, at.data.train._replace(weight=jnp.ones(N))):
+        weighted = at._replace(data=at.data._replace(train=train))
+        followed = measured(ntk_eigenvalues(k=3, extensions=20), weighted, times=3)
+        np.testing.assert_allclose(followed["eigenvalues"], expected, rtol=1e-8)
 
 
 def test_the_alignment_is_with_the_labels_of_all_positions():
-    at = state()
-    J, Y = jacobian(at).reshape(N * T, -1), np.eye(C)[np.asarray(at.data.train.y).ravel()]
-    for reduction, K, target in (
-        ("trace", np.einsum("icp,jcp->ij", *[jacobian(at)] * 2) / C, Y),
-        ("full", J.reshape(N * T * C, -1) @ J.reshape(N * T * C, -1).T, Y.reshape(-1, 1)),
-    ):
-        T_ = target @ target.T
-        expected = np.sum(K * T_) / np.linalg.norm(K) / np.linalg.norm(T_)
-        found = measured(ntk(examples=None, reduction=reduction, k=1), at)
-        np.testing.assert_allclose(found["alignment"], expected, rtol=1e-10)
+    at = state("mse")
+    J, Y = jacobian("mse"), np.eye(C)[np.asarray(at.data.train.y).ravel()]
+    kernel, target = np.einsum("icp,jcp->ij", J, J) / C, Y @ Y.T
+    expected = np.sum(kernel * target) / np.linalg.norm(kernel) / np.linalg.norm(target)
+    found = measured(ntk(examples=None, k=1), at)
+    np.testing.assert_allclose(found["alignment"], expected, rtol=1e-10)
 
 
 def test_the_gradient_noise_is_over_sequences():
     at = state()
     outputs, w = outputs_of(at)
-    rows = np.asarray(jax.jacrev(lambda w: at.problem.loss(outputs(w), at.data.train.y))(w))
+    losses = lambda w: at.problem.loss(outputs(w), at.data.train.y)  # noqa: E731
+    rows = np.asarray(jax.jit(jax.jacrev(losses))(w))
     mean = rows.mean(axis=0)
     values = measured(gradients.gradient_noise(), at)
     np.testing.assert_allclose(values["signal"], mean @ mean)
