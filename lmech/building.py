@@ -73,7 +73,7 @@ def load_data(config: Config) -> Data:
     def cast(array: np.ndarray) -> np.ndarray:
         return array if np.issubdtype(array.dtype, np.integer) else array.astype(dtype)
 
-    return jax.tree.map(cast, data)
+    return data._replace(**jax.tree.map(cast, data.splits))
 
 
 def _module(config: Config, data: Data) -> Any:
@@ -379,7 +379,7 @@ def build(
     return Batch(
         program=program,
         inputs=inputs,
-        data=data,
+        data=data._replace(outputs=None),  # the model has it; a program takes arrays
         rates=learning_rates(configs),
         batches=minibatches(configs, len(data.train.x), chosen),
         params=starting_points(configs, program, inputs),

@@ -106,10 +106,13 @@ def one_line(error: BaseException) -> str:
 @cache
 def _data_checksum(dataset: str) -> str:
     total = hashlib.sha256()
-    for split in _load(dataset):
+    data = _load(dataset)
+    for split in data.splits.values():
         for array in (split.x, split.y):
             total.update(f"{array.shape}{array.dtype}".encode())
             total.update(np.ascontiguousarray(array).data)
+    if data.outputs is not None:
+        total.update(f"{data.outputs} outputs".encode())
     return total.hexdigest()
 
 

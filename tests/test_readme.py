@@ -61,6 +61,5 @@ def test_the_commands_of_the_readme_plan_what_they_say():
 
 
 def test_the_groups_that_the_readme_names_exist():
-    assert {"mnist", "fashion_mnist", "cifar10", "digits", "chebyshev"} == set(
-        config.groups()["dataset"]
-    )
+    images = {"mnist", "fashion_mnist", "cifar10", "digits"}
+    assert images | {"chebyshev", "tinyshakespeare", "wikitext2"} == set(config.groups()["dataset"])

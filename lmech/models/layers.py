@@ -40,7 +40,13 @@ def drawer(
 
     ``uniform_fan_in``: both ~ U(±1/√fan_in), PyTorch's default. ``normal_fan_in``: kernels
     ~ N(0, 1/fan_in), biases 0. ``gpt2``: kernels ~ N(0, 0.02²), biases 0 (Radford et al. 2019).
+    Raises ValueError for a dtype that weights cannot have: that of tokens.
     """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"this model takes real inputs, and the dataset's are tokens ({dtype}): choose a model "
+            "of sequences"
+        )
     # Typed: a Python float enters jax's generators as a float64.
     std = jnp.asarray(0.02 if weights == "gpt2" else fan_in**-0.5, dtype)
 
