@@ -198,7 +198,8 @@ def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _hyperparameters(config: Config) -> dict[str, float]:
-    return {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
+    clip = {optimizers.CLIP: config["clip_norm"]} if config["clip_norm"] is not None else {}
+    return clip | {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
 
 
 def _optimizer(config: Config) -> optimizers.Optimizer:

@@ -40,6 +40,7 @@ KEYS: dict[str, Any] = {
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "microbatch": Positive | None,
+    "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
     "output_scale": Annotated[FiniteFloat, Gt(0)],
     "centred": bool,
     "label_noise": Annotated[FiniteFloat, Ge(0)] | None,

@@ -63,6 +63,18 @@ class Optimizer(NamedTuple):
     """How its updates scale (None: it does not say)."""
 
 
+CLIP = "clip_norm"
+"""The hyper-parameter that is no optimizer's: the largest global norm of a gradient."""
+
+
+def clipped(gradient: Tree, hyperparameters: Hyperparameters) -> Tree:
+    """The gradient, shortened to ``clip_norm`` where it is longer and there is one."""
+    if CLIP not in hyperparameters:
+        return gradient
+    clip = optax.clip_by_global_norm(hyperparameters[CLIP])
+    return clip.update(gradient, clip.init(gradient))[0]
+
+
 def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
     """M ← βm + (1 − β)g, w ← w − ηm, from m = 0 without bias correction."""
     return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
@@ -174,7 +186,8 @@ def optimizer(factory: Callable[..., optax.GradientTransformation], **static: An
         rule = None
 
     def transformation(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-        return factory(**static, **hyperparameters)
+        own = {name: value for name, value in hyperparameters.items() if name != CLIP}
+        return factory(**static, **own)
 
     growth = getattr(factory, "growth", GROWTH.get(factory))
     if rule is None:

@@ -16,7 +16,7 @@ from pydantic import FiniteFloat
 from lmech import roles
 from lmech.models.declared import matches
 from lmech.numerics import trees
-from lmech.optimizers import Growth, Hyperparameters, Optimizer
+from lmech.optimizers import Growth, Hyperparameters, Optimizer, clipped
 from lmech.problem import Params, Problem
 from lmech.roles import Model, Tensor
 from lmech.tables import SHIFTED, Alignment, Factors, Shift, Table, depth_rate, exponents, factor
@@ -213,7 +213,8 @@ def descend(
     depend on the gradient's scale; a decay d times as large is that of d·w.
     """
     transformation = optimizer.transformation(hyperparameters)
-    seen = gradient if scales.epsilon is None else jax.tree.map(_over, gradient, scales.epsilon)
+    seen = clipped(gradient, hyperparameters)
+    seen = seen if scales.epsilon is None else jax.tree.map(_over, seen, scales.epsilon)
     decayed = params if scales.decay is None else trees.multiply(scales.decay, params)
     updates, state = transformation.update(seen, state, decayed)
     return trees.multiply(scales.learning_rate, updates), state

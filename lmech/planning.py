@@ -29,13 +29,13 @@ MEASURES_VERSION = 1
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
-    *("output_scale", "centred"),
+    *("output_scale", "centred", "clip_norm"),
 )
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
 # What of a config is an input of its program, so that members of one batch may differ in it: all of
 # these keys and sections, every float of `optimizer`, and these keys where they are not null.
 INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale")
-NULLABLE_INPUTS = ("label_noise", "data_fraction")
+NULLABLE_INPUTS = ("label_noise", "data_fraction", "clip_norm")
 
 
 @dataclass(frozen=True)

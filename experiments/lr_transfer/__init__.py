@@ -27,19 +27,23 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a parametrization and key that grows (``along``), the others at their usual values.
 
     A run's loss is the mean of its batches' losses over the second half of its steps; one that
-    diverged is the worst there is. ``drift``: octaves of the best learning rate a doubling
+    diverged is the worst there is. The best learning rate is that of the mean over the seeds of its
+    logarithm. ``drift``: octaves of the best learning rate a doubling
     (``summaries.drift``), ``drift_low`` and ``drift_high`` its bootstrap interval over the seeds;
     ``octaves`` the same from the smallest to the largest value. ``regret``: what the largest loses
-    with the smallest's best rate, in nats, and ``relative_regret`` that over its best loss.
+    with the smallest's best rate, in nats (means of the loss itself).
     ``worst_step``: the largest ratio of the best losses of successive values (at most 1: wider is
-    better). ``sensitivity``: octaves within 10 % of the best loss, of the value where that is
-    narrowest. ``edges``: values whose best rate is at the grid's edge, where nothing else is known.
+    better). ``first_best``, ``last_best``: log2 of the best rate on the grid, of the smallest and
+    of the largest value, and ``farthest`` how far the farthest of all is from μP's published
+    2^-5.47 (the scale ``mup``). ``sensitivity``: octaves within 10 % of the best loss, of the value
+    where that is narrowest. ``edges``: values whose best rate is at the grid's edge, where nothing
+    else is known.
     """
     frame = losses(runs)
     rows = []
     for (parametrization, along), own in arms(frame).items():
-        best = summaries.optimum(own, "rate", "loss", by=along).sort_values(along)
-        drift = summaries.drift(own, "rate", "loss", along).iloc[0]
+        best = summaries.optimum(own, "rate", "log_loss", by=along).sort_values(along)
+        drift = summaries.drift(own, "rate", "log_loss", along).iloc[0]
         smallest = {along: best[along].iloc[0]}
         lost = summaries.regret(own, "rate", "loss", along, smallest).sort_values(along).iloc[-1]
         flat = summaries.sensitivity(own, "rate", "loss", 0.1, by=along, relative=True)
@@ -53,8 +57,10 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 "drift_high": drift["high"],
                 "octaves": drift["octaves"],
                 "regret": lost["regret"] if inside else np.nan,
-                "relative_regret": lost["regret"] / lost["loss"] if inside else np.nan,
-                "worst_step": (best["loss"] / best["loss"].shift()).max(),
+                "worst_step": np.exp((best["log_loss"] - best["log_loss"].shift()).max()),
+                "first_best": np.log2(best["best"].iloc[0]),
+                "last_best": np.log2(best["best"].iloc[-1]),
+                "farthest": (np.log2(best["best"]) + 5.47).abs().max(),
                 "sensitivity": flat["octaves"].min(),
                 "edges": int((best["position"] != "inside").sum()),
                 "seeds": sorted(own["seed"].unique().tolist()),
@@ -85,7 +91,8 @@ def losses(runs: Sequence[Run]) -> pd.DataFrame:
                 "loss": late.mean() if len(late) else np.nan,
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.assign(log_loss=np.log(frame["loss"]))
 
 
 def arms(frame: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -130,17 +137,18 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
 
 def _curves(axis: Axes, part: pd.DataFrame, along: str) -> None:
     sizes = sorted(part[along].unique())
-    best = summaries.optimum(part, "rate", "loss", by=along).set_index(along)
+    best = summaries.optimum(part, "rate", "log_loss", by=along).set_index(along)
     highest = part["loss"].min()
     for value, color in zip(sizes, colors(len(sizes)), strict=True):
         own = part[(part[along] == value)]
-        mean = own.assign(loss=own["loss"].where(own["status"] != "diverged"))
-        y = mean.groupby("rate")["loss"].agg(lambda losses: losses.mean(skipna=False)).dropna()
+        known = own.assign(log_loss=own["log_loss"].where(own["status"] != "diverged"))
+        y = known.groupby("rate")["log_loss"].agg(lambda values: values.mean(skipna=False))
+        y = np.exp(y.dropna())
         axis.plot(y.index, y, "-", lw=1.2, color=color, label=f"{value:g}")
         at = best.loc[value]
         if at["position"] == "inside":
-            axis.plot(at["optimum"], at["loss"], "o", ms=5, color=color)
-        highest = max(highest, 4 * at["loss"])
+            axis.plot(at["optimum"], np.exp(at["log_loss"]), "o", ms=5, color=color)
+        highest = max(highest, y.median())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_ylim(part["loss"].min() / 1.3, highest)
@@ -152,8 +160,8 @@ def _curves(axis: Axes, part: pd.DataFrame, along: str) -> None:
 def _optima(axis: Axes, own: dict[str, pd.DataFrame], along: str) -> None:
     """The best rates with their intervals, a line a parametrization."""
     for (name, part), color in zip(own.items(), colors(len(own)), strict=True):
-        best = summaries.optimum(part, "rate", "loss", by=along).sort_values(along)
-        slope = summaries.drift(part, "rate", "loss", along).iloc[0]
+        best = summaries.optimum(part, "rate", "log_loss", by=along).sort_values(along)
+        slope = summaries.drift(part, "rate", "log_loss", along).iloc[0]
         known = best[best["position"] == "inside"]
         label = f"{name}: {slope['drift']:+.2f} [{slope['low']:.2f}, {slope['high']:.2f}]"
         bounds = np.abs(known[["low", "high"]].to_numpy().T - known["optimum"].to_numpy())
