@@ -46,6 +46,24 @@ def with_activations(here, activations):
     return here._replace(problem=here.problem._replace(activations=activations))
 
 
+def test_a_tensors_own_update_is_its_change_times_what_its_layer_saw_at_step_0():
+    """mean |ΔW h₀|; the layer's whole change has the earlier layers' part too."""
+    here = state(*RELU)
+    observable = features.layer_updates()
+    memory = observable.init(here)
+    bumped = changed(here.params, "hidden_1/kernel", lambda w: w + 0.01)
+    bumped = changed(bumped, "hidden_2/kernel", lambda w: w * 1.5)
+    _, values = observable.measure(here._replace(params=bumped), memory)
+    first, x = here.params["hidden_1"], here.data.train.x
+    seen = np.maximum(np.asarray(x @ first["kernel"] + first["bias"][None]), 0)
+    own = np.abs(seen @ np.asarray(0.5 * here.params["hidden_2"]["kernel"])).mean()
+    np.testing.assert_allclose(values["hidden_2_kernel"], own)
+    np.testing.assert_allclose(
+        values["hidden_1_kernel"], np.abs(0.01 * np.asarray(x).sum(axis=1)).mean()
+    )
+    assert values["readout_kernel"] == values["hidden_2_bias"] == 0
+
+
 def test_activations_have_not_changed_at_step_0_and_their_size_is_that_of_the_forward_pass():
     here = state("precision=float64")
     values = measured(features.activations(), here)

@@ -8,6 +8,7 @@ import yaml
 from problems import job, measured, state, train
 
 from lmech import building, config, paths, planning, roles, tables
+from lmech.cli import main
 from lmech.models.declared import Declared
 from lmech.numerics import trees
 from lmech.observables.curvature import effective_sharpness
@@ -364,3 +365,70 @@ def test_at_the_start_the_output_scale_leaves_the_functions_speed_alone_and_late
 def test_an_optimizer_that_does_not_say_how_its_updates_scale_is_a_clear_error(key):
     with pytest.raises(ValueError, match="its factory an attribute `growth`"):
         scales("optimizer._target_=optax.lamb", key)
+
+
+@pytest.mark.usefixtures("x64")
+def test_clipping_shortens_what_is_longer_and_leaves_the_rest_alone():
+    """Plain gradient descent's step has norm η · min(‖g‖, clip)."""
+    own = ["steps=1", "precision=float64", "optimizer.learning_rate=0.5"]
+    start = state(*own).params
+
+    def moved(clip):
+        _, end = train([job(*own, f"clip_norm={clip}")])
+        last = jax.tree.map(lambda leaf: leaf[0], end.params)
+        squares = jax.tree.map(lambda a, b: np.sum((a - b) ** 2), last, start)
+        return np.sqrt(sum(jax.tree.leaves(squares)))
+
+    free = moved("null")
+    assert moved(1e-3) == pytest.approx(0.5e-3)
+    assert moved(1e3) == free
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_constant_is_not_decayed_either():
+    """A frozen readout under AdamW, in any parametrization."""
+    own = ["model=two_layer", "optimizer=adamw", "optimizer.weight_decay=0.5"]
+    for parametrization in ("sp", "mup"):
+        overrides = [*own, f"parametrization={parametrization}", "model.width=8"]
+        start = state(*overrides).params
+        _, end = train([job(*overrides)])
+        kept = (end.params["readout"]["kernel"][0], start["readout"]["kernel"])
+        np.testing.assert_allclose(*kept, rtol=1e-6)  # a decay takes a thousandth a step
+        moved = np.abs(end.params["hidden_1"]["kernel"][0] - start["hidden_1"]["kernel"])
+        assert moved.max() > 1e-3
+
+
+def test_the_table_is_printed_for_each_parametrization(capsys):
+    """At four times the base width: role, and n^-a, n^-c, 1/C for the decay."""
+    words = [
+        "model.width=256",
+        "optimizer=adamw",
+        "parametrization=sp,mup",
+        "dataset.train_size=60",
+    ]
+    assert main(["plan", "--show", "parametrization", "-m", *words]) == 0
+    told = capsys.readouterr().out
+    assert told.count("hidden_2/kernel") == 2
+    rows = [line.split("│") for line in told.splitlines() if "hidden_2/kernel" in line]
+    shown = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert shown[0][2:4] == ["hidden", "1"]
+    assert shown[1][2:4] == ["hidden", "4"]
+    assert shown[1][5:] == ["1", "0.25", "4", "1"]
+    assert float(shown[1][4]) == pytest.approx(256**-0.5 / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("parametrization.table.hidden.c.adam=one", "valid number"),
+        ("parametrization.table.hidden.d=1", "parametrization.table.hidden."),
+        ("parametrization.shift.output=x", "valid number"),
+        ("parametrization.alignment=fully", "'full' or 'none'"),
+        ("parametrization.base_width=0", "greater than or equal to 1"),
+    ],
+)
+def test_a_mistake_in_a_table_is_one_line(word, told, capsys):
+    assert main(["plan", "parametrization=mup", word]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
