@@ -13,7 +13,14 @@ from lmech.collecting import Run
 from lmech.plotting import colors
 
 LAYERS = {"hidden_1": "$h_1$", "hidden_2": "$h_2$", "readout": "logits"}
-TABLE = "parametrization.table."
+# The rules of μP that are replaced, one at a time, and what they are.
+RULES = {
+    "input.c.sgd": -1.0,
+    "output.c.sgd": 1.0,
+    "output.b": 1.0,
+    "hidden.c.adam": 1.0,
+    "output.c.adam": 1.0,
+}
 LEVEL = 0.95
 
 
@@ -44,9 +51,14 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 def rule(run: Run) -> str:
     """``mup``, or ``mup with hidden.c.adam = 0``."""
-    changed = {k: v for k, v in run.overrides.items() if k.startswith(TABLE)}
-    told = [f"{key.removeprefix(TABLE)} = {value:g}" for key, value in changed.items()]
-    return " with ".join([run.overrides["parametrization"], *told])
+    name = run.overrides["parametrization"]
+    if name != "mup":
+        return name
+    now = {
+        key: run.overrides.get(f"parametrization.table.{key}", own) for key, own in RULES.items()
+    }
+    told = [f"{key} = {now[key]:g}" for key, own in RULES.items() if now[key] != own]
+    return " with ".join([name, *told])
 
 
 def _points(run: Run) -> list[dict[str, Any]]:
@@ -79,7 +91,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """Mean |Δ| against width, a row an optimizer and kind of rule, a column a layer."""
     points = pd.DataFrame([row for run in runs for row in _points(run)])
-    mean = points.groupby(["rule", "optimizer", "layer", "width"], sort=False)["change"].mean()
+    mean = points.groupby(["rule", "optimizer", "layer", "width"])["change"].mean()
     slopes = measurements.groupby(["rule", "optimizer", "layer"])["exponent"].apply(list)
     rows = [
         (optimizer, ablated)
@@ -87,17 +99,17 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
         for ablated in (False, True)
     ]
     fig = Figure(figsize=(9, 2.6 * len(rows)), layout="constrained", dpi=130)
-    axes = fig.subplots(len(rows), len(LAYERS), sharex=True, squeeze=False)
+    axes = fig.subplots(len(rows), len(LAYERS), sharex=True, sharey=True, squeeze=False)
     for (optimizer, ablated), line in zip(rows, axes, strict=True):
         known = points[points["optimizer"] == optimizer]["rule"].unique()
         shown = [r for r in known if (" with " in r) == ablated or (ablated and r == "mup")]
         for (layer, title), axis in zip(LAYERS.items(), line, strict=True):
-            for name, color in zip(shown, colors(len(shown)), strict=True):
-                y = mean[name, optimizer, layer]
+            for name, color, style in zip(shown, colors(len(shown)), STYLES, strict=False):
+                y = mean.xs((name, optimizer, layer))
                 slope, half = interval(slopes[name, optimizer, layer])
                 short = name.replace("mup with ", "").replace(f".{FAMILIES[optimizer]}", "")
                 label = f"{short}: {slope:+.2f} ± {half:.2f}"
-                axis.plot(y.index, y / y.iloc[0], "o-", ms=3, lw=1.2, color=color, label=label)
+                axis.plot(y.index, y / y.iloc[0], style, lw=1.3, color=color, label=label)
             _dress(axis, f"{title}, {optimizer}" + (", μP with one rule replaced" * ablated))
         line[0].set_ylabel(r"mean $|\Delta|$, narrowest = 1")
     for axis in axes[-1]:
@@ -108,6 +120,7 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
 
 
 FAMILIES = {"gd": "sgd", "adam": "adam"}
+STYLES = ("-", "--", "-.", ":")
 
 
 def _dress(axis: Any, title: str) -> None:
