@@ -20,7 +20,9 @@ SHARE = 0.5
 TIMED = 2
 """Chunks that are timed, after one that compiles."""
 CHUNK = 16
-"""Steps of each."""
+"""Most steps of each."""
+SMALL = 160
+"""A chunk is at most one of so many parts of the run: timing both modes is at most a twentieth."""
 WORTH = 10
 """Another mode is tried where the usual one runs for longer than so many of its compilations."""
 CGROUP = Path("/sys/fs/cgroup")
@@ -87,23 +89,24 @@ def fastest(batch: Batch) -> Program:
     """
     members, horizon = len(batch.inputs.horizon), int(batch.inputs.horizon.max())
     usual = replace(batch.program, mode=building.usual_mode() if members > 1 else "map")
-    if members == 1 or horizon < (TIMED + 1) * CHUNK:
+    size = min(CHUNK, horizon // SMALL)
+    if members == 1 or size == 0:
         return usual
     other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
     try:
-        first, seconds = _chunk_seconds(batch, usual)
-        if seconds * horizon / CHUNK < WORTH * first:
+        first, seconds = _chunk_seconds(batch, usual, size)
+        if seconds * horizon / size < WORTH * first:
             return usual
-        return other if _chunk_seconds(batch, other)[1] < seconds else usual
+        return other if _chunk_seconds(batch, other, size)[1] < seconds else usual
     except Exception:
         return usual
 
 
-def _chunk_seconds(batch: Batch, program: Program) -> tuple[float, float]:
-    """Seconds until the first short chunk is through, compilation included, and of one after it."""
+def _chunk_seconds(batch: Batch, program: Program, size: int) -> tuple[float, float]:
+    """Seconds until one chunk of ``size`` steps is through, compiling too, and of the next."""
     started = time.perf_counter()
     arrivals: list[float] = []
-    stops = range(0, (TIMED + 2) * CHUNK, CHUNK)
+    stops = range(0, (TIMED + 2) * size, size)
     for event in engine.train(*batch._replace(program=program), snapshots=stops):
         if isinstance(event, Record) and "batch_loss" in event.columns:
             arrivals.append(time.perf_counter() - started)

@@ -43,7 +43,7 @@ def test_side_by_side_needs_more_room_than_in_turn():
 )
 def test_the_faster_mode_is_taken(monkeypatch, seconds, mode):
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
-    monkeypatch.setattr(tuning, "_chunk_seconds", lambda _, p: (0.1, seconds[p.mode]))
+    monkeypatch.setattr(tuning, "_chunk_seconds", lambda _, p, __: (0.1, seconds[p.mode]))
     assert tuning.fastest(batch).mode == mode
 
 
@@ -51,16 +51,33 @@ def test_the_faster_mode_is_taken(monkeypatch, seconds, mode):
 def test_a_short_run_is_not_worth_another_compilation(monkeypatch, overrides):
     batch = building.build([job(*overrides, f"seed={i}") for i in range(2)])
     monkeypatch.setattr(
-        tuning, "_chunk_seconds", lambda _, p: (100.0, {"map": 2.0, "vmap": 1.0}[p.mode])
+        tuning, "_chunk_seconds", lambda _, p, __: (100.0, {"map": 2.0, "vmap": 1.0}[p.mode])
     )
     assert tuning.fastest(batch).mode == "map"
 
 
 def test_two_chunks_are_timed_after_one_that_compiles():
     batch = building.build([job("steps=100", f"seed={i}") for i in range(2)])
-    first, later = tuning._chunk_seconds(batch, batch.program)
+    first, later = tuning._chunk_seconds(batch, batch.program, 4)
     assert first > 0
     assert later > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"), [(100, []), (159, []), (1000, [6, 6]), (10**5, [16, 16])]
+)
+def test_timing_takes_a_twentieth_of_a_run_at_most(monkeypatch, steps, sizes):
+    """Three or four chunks of each mode; a run too short for that takes the usual one."""
+    seen = []
+
+    def timed(_, __, size):
+        seen.append(size)
+        return 0.001, 1.0
+
+    monkeypatch.setattr(tuning, "_chunk_seconds", timed)
+    tuning.fastest(building.build([job(f"steps={steps}", f"seed={i}") for i in range(2)]))
+    assert seen == sizes
+    assert all(2 * (tuning.TIMED + 2) * size <= steps / 20 for size in seen)
 
 
 def test_what_raises_while_it_is_timed_is_left_to_the_run(monkeypatch):
