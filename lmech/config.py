@@ -376,14 +376,21 @@ def _inner(kinds: Mapping[str, Any], path: Sequence[str]) -> Any:
 def another(config: Config, key: str) -> Any:
     """Another value that the key may have; its own where none is known."""
     kind, value = _kind(config, key), select(config, key)
-    for candidate in [*_near(value), *_choices(kind)] if kind is not Any or value else []:
+    found = [*_near(value), *_choices(kind), *_halves(kind)]
+    for candidate in found if kind is not Any or value else []:
         try:
-            found = check(key, candidate, kind)
+            other = check(key, candidate, kind)
         except ConfigError:
             continue
-        if found != value:
-            return found
+        if other != value:
+            return other
     return value
+
+
+def _halves(kind: Any) -> list[Any]:
+    """Tables of a kind, with ½ everywhere."""
+    options = [option for option in typing.get_args(kind) if is_typeddict(option)]
+    return [dict.fromkeys(typing.get_type_hints(option), 0.5) for option in options]
 
 
 def _near(value: Any) -> list[Any]:

@@ -42,9 +42,15 @@ class Scales(NamedTuple):
     output: Any = 1.0
 
 
+def unscaled(shapes: Tree) -> Scales:
+    """All factors 1."""
+    ones = jax.tree.map(lambda _: 1.0, shapes)
+    return Scales(ones, ones, ones)
+
+
 def complete(scales: Scales) -> Scales:
     """With all its trees."""
-    ones = jax.tree.map(lambda _: 1.0, scales.multiplier)
+    ones = unscaled(scales.multiplier).multiplier
     decay = ones if scales.decay is None else scales.decay
     return scales._replace(decay=decay, epsilon=scales.epsilon or ones)
 
@@ -105,14 +111,14 @@ def standard(
     """
 
     def scales(model: Model) -> Scales:
-        shapes, tree = model.shapes, jax.tree.structure(model.shapes)
-        ones = jax.tree.map(lambda _: 1.0, shapes)
+        tree, plain = jax.tree.structure(model.shapes), unscaled(model.shapes)
         if initial is None and multipliers is None:
-            return Scales(jax.tree.map(lambda _: init_scale, shapes), ones, ones)
+            return plain._replace(init=jax.tree.map(lambda _: init_scale, model.shapes))
         known = [tensor.role for tensor in roles.tensors(model, model.width or 1, None)]
         start = [init_scale * factor(initial, role) for role in known]
         forward = [factor(multipliers, role) for role in known]
-        return Scales(jax.tree.unflatten(tree, start), jax.tree.unflatten(tree, forward), ones)
+        own = {"init": start, "multiplier": forward}
+        return plain._replace(**{k: jax.tree.unflatten(tree, v) for k, v in own.items()})
 
     return scales
 
