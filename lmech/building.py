@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hydra.utils import get_method, instantiate
+from jax import lax
 
 from lmech import (
     datasets,
@@ -25,9 +26,12 @@ from lmech.config import Config, ConfigError
 from lmech.datasets import Data
 from lmech.disk import read_weights
 from lmech.member import Carry, Feed, Inputs, Mode, Program, Stop
+from lmech.models.declared import Declared
 from lmech.numerics import kernels, trees
 from lmech.observables import Memory
+from lmech.parametrization import Scales, complete, with_constants, with_output
 from lmech.problem import Params, Problem
+from lmech.roles import Model
 
 
 class Batch(NamedTuple):
@@ -69,20 +73,26 @@ def load_data(config: Config) -> Data:
     def cast(array: np.ndarray) -> np.ndarray:
         return array if np.issubdtype(array.dtype, np.integer) else array.astype(dtype)
 
-    return jax.tree.map(cast, data)
+    return data._replace(**jax.tree.map(cast, data.splits))
+
+
+def _module(config: Config, data: Data) -> Any:
+    """The model for this data."""
+    factory = get_method(config["model"]["_target_"])
+    takes_outputs = "outputs" in inspect.signature(factory).parameters
+    given = {"outputs": datasets.outputs(data)} if takes_outputs else {}
+    return instantiate(config["model"], **given)
 
 
 def build_problem(config: Config, data: Data) -> Problem:
     """The model on this data: init, apply, loss."""
-    factory = get_method(config["model"]["_target_"])
-    takes_outputs = "outputs" in inspect.signature(factory).parameters
-    model = instantiate(
-        config["model"], **({"outputs": datasets.outputs(data)} if takes_outputs else {})
-    )
+    model = _module(config, data)
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        # Inputs that are tokens do not tell a model in which precision its weights should be.
+        return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         return model.apply({"params": params}, x)
@@ -101,6 +111,79 @@ def shapes_of(problem: Problem) -> Params:
     return jax.eval_shape(lambda: problem.init(jax.random.key(0)))
 
 
+def scales_of(configs: Sequence[Config], data: Data) -> list[Scales]:
+    """Each job's parametrization as trees; equal ones are made once."""
+    made: dict[str, Scales] = {}
+
+    def one(config: Config) -> Scales:
+        parts = ("model", "parametrization", "optimizer", "output_scale")
+        key = planning.digest([config[part] for part in parts])
+        if key not in made:
+            model = model_of(config, data)
+            scales = complete(instantiate(config["parametrization"])(model))
+            scales = with_constants(scales, model)
+            made[key] = with_output(scales, model.growth, model.shapes, config["output_scale"])
+        return made[key]
+
+    return [one(config) for config in configs]
+
+
+def model_of(config: Config, data: Data) -> Model:
+    """What a parametrization may look at."""
+    section = config["model"]
+    width, depth = (section.get(key) for key in ("width", "depth"))
+
+    def at(width: int | None) -> Problem:
+        sized = section if width is None else {**section, "width": width}
+        return build_problem({**config, "model": sized}, data)
+
+    def shapes_at(width: int | None) -> Any:
+        return _remembered(_shapes, width, lambda: shapes_of(at(width)))
+
+    def _remembered(memo: dict[str, Any], width: int | None, make: Callable[[], Any]) -> Any:
+        inputs = [*data.train.x.shape[1:], datasets.outputs(data), config["precision"]["dtype"]]
+        key = planning.digest([section, width, *inputs])
+        return memo[key] if key in memo else memo.setdefault(key, make())
+
+    return Model(
+        shapes=shapes_at(width),
+        width=width,
+        depth=depth,
+        shapes_at=shapes_at,
+        spread_at=lambda width: _remembered(_spreads, width, lambda: _spread(at(width))),
+        declared=getattr(_module(config, data), "declared", Declared()),
+        growth=_optimizer(config).growth,
+        learning_rate=config["optimizer"]["learning_rate"],
+    )
+
+
+_shapes: dict[str, Any] = {}  # by model and width: the same for all jobs of a process
+_spreads: dict[str, Any] = {}
+FEW = 4096
+"""A tensor of fewer entries is drawn more often, for its spread."""
+DRAWS = 64
+
+
+def _spread(problem: Problem) -> Any:
+    """Root mean square of each tensor of a model's own init, over several draws of small ones."""
+    shapes = trees.named_leaves(shapes_of(problem))
+    few = [path for path, leaf in shapes.items() if leaf.size < FEW]
+
+    def squares(key: jax.Array) -> dict[str, jax.Array]:
+        drawn = trees.named_leaves(problem.init(key))
+        return {path: jnp.mean(jnp.square(leaf)) for path, leaf in drawn.items()}
+
+    def of_few(key: jax.Array) -> dict[str, jax.Array]:
+        found = squares(key)
+        return {path: found[path] for path in few}  # the others are not drawn
+
+    once = jax.jit(lambda: squares(jax.random.key(0)))()
+    keys = jax.jit(lambda: lax.map(of_few, jax.random.split(jax.random.key(1), DRAWS)))()
+    often = {path: values.mean() for path, values in keys.items()}
+    roots = {path: float(value) ** 0.5 for path, value in {**once, **often}.items()}
+    return jax.tree.unflatten(jax.tree.structure(shapes_of(problem)), list(roots.values()))
+
+
 def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Flax's tree of captured outputs, ``{"hidden_1": {"__call__": (h,)}}``, by path."""
     layers: dict[str, Any] = {}
@@ -115,7 +198,8 @@ def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _hyperparameters(config: Config) -> dict[str, float]:
-    return {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
+    clip = {optimizers.CLIP: config["clip_norm"]} if config["clip_norm"] is not None else {}
+    return clip | {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
 
 
 def _optimizer(config: Config) -> optimizers.Optimizer:
@@ -146,6 +230,7 @@ def build_program(config: Config, data: Data, longest: int, subset: int | None =
         mode=usual_mode() if execution["mode"] == "auto" else execution["mode"],
         devices=_devices(execution["devices"]),
         subset=subset,
+        centred=config["centred"],
     )
 
 
@@ -206,11 +291,10 @@ def _refuse_interaction(problem: Problem, data: Data) -> None:
 
 
 def build_inputs(
-    configs: Sequence[Config], problem: Problem, data: Data, chosen: Sequence[np.ndarray | None]
+    configs: Sequence[Config], data: Data, chosen: Sequence[np.ndarray | None]
 ) -> Inputs:
     """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
     dtype = configs[0]["precision"]["dtype"]
-    shapes = shapes_of(problem)
 
     def stack(trees: Sequence[Any], dtype: str) -> Any:
         return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
@@ -222,7 +306,7 @@ def build_inputs(
     return Inputs(
         seeds=stack([_streams(c) for c in configs], "uint32"),
         hyperparameters=stack([_hyperparameters(c) for c in configs], dtype),
-        scales=stack([f(shapes) for f in _called(configs, "parametrization")], dtype),
+        scales=stack(scales_of(configs, data), dtype),
         horizon=np.asarray([c["steps"] for c in configs], "int32"),
         stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
         targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
@@ -292,11 +376,11 @@ def build(
         program = build_program(first, data, longest, min(sizes, default=None))
         if sizes:
             _refuse_interaction(program.problem, data)
-    inputs = build_inputs(configs, program.problem, data, chosen)
+    inputs = build_inputs(configs, data, chosen)
     return Batch(
         program=program,
         inputs=inputs,
-        data=data,
+        data=data._replace(outputs=None),  # the model has it; a program takes arrays
         rates=learning_rates(configs),
         batches=minibatches(configs, len(data.train.x), chosen),
         params=starting_points(configs, program, inputs),

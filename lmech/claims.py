@@ -101,8 +101,9 @@ def verdict(
 def judge(claim: Claim, measurements: "pd.DataFrame") -> dict[str, Any]:
     """The claim's line of claims.json, from one row a measured unit (a job, a seed, a pair).
 
-    ``measurements`` has the claim's quantity as a column, ``job`` or ``jobs``, and whatever
-    ``where`` selects by. Raises ConfigError if the quantity is none of its columns.
+    ``measurements`` has the claim's quantity as a column, ``job`` and ``seed`` (or lists of them,
+    ``jobs`` and ``seeds``), and whatever ``where`` selects by. Raises ConfigError if the quantity
+    is none of its columns.
     """
     if claim.quantity not in measurements:
         known = ", ".join(map(str, measurements))
@@ -110,7 +111,7 @@ def judge(claim: Claim, measurements: "pd.DataFrame") -> dict[str, Any]:
     rows = _selected(measurements, claim.where)
     values = rows[claim.quantity].astype(float).to_numpy()
     judged = np.atleast_1d(AGGREGATES[claim.aggregate](values)) if len(values) else values
-    seeds = sorted(rows["seed"].unique().tolist()) if "seed" in rows else []
+    seeds = sorted(set(_listed(rows, "seed")))
     return {
         "claim": claim.claim,
         "quantity": claim.quantity,
@@ -122,11 +123,18 @@ def judge(claim: Claim, measurements: "pd.DataFrame") -> dict[str, Any]:
         "unit": claim.unit,
         "seeds": seeds,
         "source": claim.source,
-        "jobs": rows["job"].tolist() if "job" in rows else [],
+        "jobs": _listed(rows, "job"),
         "where": claim.where,
         "aggregate": claim.aggregate,
         "values": values.tolist(),
     }
+
+
+def _listed(rows: "pd.DataFrame", name: str) -> list[Any]:
+    """The rows' jobs or seeds: one each in a column of that name, or lists in its plural."""
+    if name in rows:
+        return rows[name].tolist()
+    return [one for own in rows.get(f"{name}s", ()) for one in own]
 
 
 def exit_code(results: Sequence[Mapping[str, Any]]) -> int:

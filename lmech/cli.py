@@ -31,6 +31,7 @@ lmech: a lab bench for learning mechanics
   lmech plan [--compile] [--verify] …    what any of the above would run: jobs, programs, time,
                                          memory; starts nothing. --verify lowers every program at
                                          another value of each input key: the text must not change
+  lmech plan --show parametrization …    its table: each tensor's role, init, multiplier, rates
   lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
@@ -206,20 +207,34 @@ def measured_lines(outcome: "Measured") -> list[str]:
 
 def _plan(words: list[str]) -> int:
     """Print what the rest of the line would run."""
-    if words[:1] in (["-h"], ["--help"]):
-        print("lmech plan [--compile] [--verify] (KEY=VALUE … | -m KEY=VALUES … | reproduce …)")
-        return 0
+    parser = _parser("plan", "What any other command line would run; starts nothing.")
+    parser.usage = "lmech plan [options] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
+    parser.add_argument("--compile", action="store_true", help="measure memory, by compiling")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="lower every program at another value of each input key: the text must not change",
+    )
+    parser.add_argument(
+        "--show", choices=["parametrization"], help="its table: what it does to each tensor"
+    )
+    options, rest = parser.parse_known_args(words)
     from lmech import planning, reproducing
 
-    rest = [word for word in words if word not in ("--compile", "--verify")]
     if rest[:1] == ["reproduce"]:
-        options = _reproduce_options(rest[1:])
-        experiment = reproducing.load(options.experiment, options.scale, options.overrides)
+        asked = _reproduce_options(rest[1:])
+        experiment = reproducing.load(asked.experiment, asked.scale, asked.overrides)
         jobs = planning.expand(experiment.overrides, experiment.sweep)
     else:
         plain = [word for word in rest if word not in ("-m", "--multirun")]
         jobs = launching.jobs_of(plain, multirun=plain != rest)
-    if "--verify" in words and not _verified(jobs):
+    if options.show:
+        from lmech import showing
+
+        for table in showing.parametrizations(jobs):
+            launching.terminal().print(table)
+        return 0
+    if options.verify and not _verified(jobs):
         return 1
     folder = planning.folder(jobs)
     todo = planning.todo(jobs, folder)
@@ -233,7 +248,7 @@ def _plan(words: list[str]) -> int:
         from lmech.estimating import estimate
 
         compiling.host_devices(jobs[0].config["execution"]["devices"] or 1)
-        estimates = [estimate(group, compile="--compile" in words) for group in groups]
+        estimates = [estimate(group, compile=options.compile) for group in groups]
         launching.terminal().print(plan_table(groups, estimates))
     again = {job.id for job in todo}
     left = [job for job in jobs if job.id not in again]

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 from lmech import paths, signatures
 from lmech.hints import alike, nearest
@@ -39,6 +40,9 @@ KEYS: dict[str, Any] = {
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "microbatch": Positive | None,
+    "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
+    "output_scale": Annotated[FiniteFloat, Gt(0)],
+    "centred": bool,
     "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
     "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
     "seed": Seed,
@@ -349,21 +353,44 @@ def _kind(config: Config, key: str) -> Any:
         return KEYS[key]
     if leaf == "every":
         return Positive
-    target = select(config, section).get("_target_")
-    return Any if target is None else signature(section, target).kinds[leaf]
+    inner = [leaf]
+    while section and "_target_" not in select(config, section):
+        section, _, leaf = section.rpartition(".")
+        inner = [leaf, *inner]
+    if not section:
+        return Any
+    return _inner(signature(section, select(config, section)["_target_"]).kinds, inner)
+
+
+def _inner(kinds: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """The kind at a path in a dictionary of kinds: of a parameter, or of a table's entry."""
+    kind = kinds.get(path[0], Any)
+    if len(path) == 1:
+        return kind
+    for option in typing.get_args(kind) or (kind,):
+        if is_typeddict(option):
+            return _inner(typing.get_type_hints(option, include_extras=True), path[1:])
+    return Any
 
 
 def another(config: Config, key: str) -> Any:
     """Another value that the key may have; its own where none is known."""
     kind, value = _kind(config, key), select(config, key)
-    for candidate in [*_near(value), *_choices(kind)] if kind is not Any or value else []:
+    found = [*_near(value), *_choices(kind), *_halves(kind)]
+    for candidate in found if kind is not Any or value else []:
         try:
-            found = check(key, candidate, kind)
+            other = check(key, candidate, kind)
         except ConfigError:
             continue
-        if found != value:
-            return found
+        if other != value:
+            return other
     return value
+
+
+def _halves(kind: Any) -> list[Any]:
+    """Tables of a kind, with ½ everywhere."""
+    options = [option for option in typing.get_args(kind) if is_typeddict(option)]
+    return [dict.fromkeys(typing.get_type_hints(option), 0.5) for option in options]
 
 
 def _near(value: Any) -> list[Any]:
@@ -437,6 +464,8 @@ def check(key: str, value: Any, kind: Any) -> Any:
     except ValidationError as error:
         problem = error.errors()[0]
         hint = nearest(str(value), _choices(kind)) if isinstance(value, str) else ""
+        if isinstance(value, dict):  # which of its entries
+            key, value = ".".join([key, *map(str, problem["loc"])]), problem["input"]
         raise ConfigError(f"{key}={value}: {problem['msg'].lower()}{hint}") from None
 
 

@@ -114,10 +114,15 @@ def averaged(runs: np.ndarray, average: str) -> np.ndarray:
     return AVERAGES[average](np.where(absent, np.inf, runs), axis=-1)
 
 
-def resampled(grid: Grid) -> np.ndarray:
-    """[RESAMPLES, X]: the average over seeds drawn with replacement, the same at every x."""
+def resampled(grid: Grid, draw: int = 0) -> np.ndarray:
+    """[RESAMPLES, X]: the average over seeds drawn with replacement, the same at every x.
+
+    Another ``draw`` is independent of the first.
+    """
     count = grid.runs.shape[1]
-    drawn = np.random.default_rng(GENERATOR).integers(count, size=(RESAMPLES, count))
+    drawn = np.random.default_rng([GENERATOR, draw] if draw else GENERATOR).integers(
+        count, size=(RESAMPLES, count)
+    )
     return averaged(grid.runs[:, drawn], grid.average).T
 
 

@@ -63,6 +63,8 @@ class Program:
     """That share the lanes."""
     subset: int | None = None
     """How many training examples count at least, of any member (None: all); for checks alone."""
+    centred: bool = False
+    """Whether outputs are what a member's function has changed by since its start."""
 
 
 class Feed(NamedTuple):
@@ -76,6 +78,8 @@ class Carry(NamedTuple):
     """A member's state: it is at w_step, and stays there once ``ended``."""
 
     params: Params
+    origin: Params | None
+    """Where it started, if its outputs are centred."""
     past: tuple[Params, ...]
     optimizer: Any
     step: jax.Array
@@ -129,7 +133,7 @@ def _state(
 ) -> State:
     data = _own(data, inputs)
     return State(
-        problem=parametrize(program.problem, inputs.scales),
+        problem=parametrize(program.problem, inputs.scales, carry.origin),
         data=data,
         subset=program.subset,
         params=carry.params,
@@ -172,6 +176,7 @@ def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
     rate = inputs.hyperparameters["learning_rate"]
     return Carry(
         params=params,
+        origin=params if program.centred else None,
         past=(params,) * past,
         optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
         step=jnp.int32(0),
@@ -209,7 +214,8 @@ def chunk(
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
     """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
-    problem, own = parametrize(program.problem, inputs.scales), _own(data, inputs)
+    problem = parametrize(program.problem, inputs.scales, carry.origin)
+    own = _own(data, inputs)
     inside = {name: program.observables[name] for name in memories}
 
     def measured(

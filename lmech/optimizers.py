@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
+
+from lmech.tables import Family
 
 Tree = Any
 Hyperparameters = Mapping[str, jax.Array]
@@ -31,11 +34,45 @@ class Stability(NamedTuple):
 StabilityRule = Callable[[Mapping[str, Any], Any, Tree], Stability]
 
 
+class Growth(NamedTuple):
+    """How the update of a tensor scales, by its shape."""
+
+    family: Callable[[tuple[int, ...]], Family]
+    """As the gradient (sgd), entrywise O(1) whatever the gradient (adam), orthogonalised (muon)."""
+    built_in: Callable[[tuple[int, ...]], float] = lambda _: 1.0
+    """A factor that the optimizer gives it of its own."""
+
+
+def _muon_factor(shape: tuple[int, ...]) -> float:
+    """Optax's muon multiplies by √max(1, fan_out / fan_in)."""
+    return max(1.0, shape[1] / shape[0]) ** 0.5 if len(shape) == 2 else 1.0
+
+
+AS_GRADIENT = Growth(lambda _: "sgd")
+ENTRYWISE = Growth(lambda _: "adam")
+# optax's muon hands what is no matrix to AdamW.
+ORTHOGONAL = Growth(lambda shape: "muon" if len(shape) == 2 else "adam", _muon_factor)
+
+
 class Optimizer(NamedTuple):
     """``transformation(hyperparameters)``, and its stability rule (None: it has none, as muon)."""
 
     transformation: Callable[[Hyperparameters], optax.GradientTransformation]
     stability: Callable[[Hyperparameters, Any, Tree], Stability] | None
+    growth: Growth | None = None
+    """How its updates scale (None: it does not say)."""
+
+
+CLIP = "clip_norm"
+"""The hyper-parameter that is no optimizer's: the largest global norm of a gradient."""
+
+
+def clipped(gradient: Tree, hyperparameters: Hyperparameters) -> Tree:
+    """The gradient, shortened to ``clip_norm`` where it is longer and there is one."""
+    if CLIP not in hyperparameters:
+        return gradient
+    clip = optax.clip_by_global_norm(hyperparameters[CLIP])
+    return clip.update(gradient, clip.init(gradient))[0]
 
 
 def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
@@ -102,6 +139,18 @@ def _adagrad(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
     return Stability(preconditioner, 2 / arguments["learning_rate"])
 
 
+# A factory of one's own says its kind as an attribute: ``my_optimizer.growth = ENTRYWISE``.
+GROWTH: dict[Any, Growth] = {
+    optax.sgd: AS_GRADIENT,
+    ema_momentum: AS_GRADIENT,
+    optax.adam: ENTRYWISE,
+    optax.adamw: ENTRYWISE,
+    optax.rmsprop: ENTRYWISE,
+    optax.adagrad: ENTRYWISE,
+    optax.lion: ENTRYWISE,
+    optax.sign_sgd: ENTRYWISE,
+    optax.contrib.muon: ORTHOGONAL,
+}
 # A factory of one's own declares its rule as an attribute: ``my_optimizer.stability = rule``.
 RULES: dict[Any, StabilityRule] = {
     optax.sgd: _sgd,
@@ -137,12 +186,14 @@ def optimizer(factory: Callable[..., optax.GradientTransformation], **static: An
         rule = None
 
     def transformation(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-        return factory(**static, **hyperparameters)
+        own = {name: value for name, value in hyperparameters.items() if name != CLIP}
+        return factory(**static, **own)
 
+    growth = getattr(factory, "growth", GROWTH.get(factory))
     if rule is None:
-        return Optimizer(transformation, None)
+        return Optimizer(transformation, None, growth)
 
     def stability(hyperparameters: Hyperparameters, state: Any, params: Tree) -> Stability:
         return rule({**defaults, **static, **hyperparameters}, state, params)
 
-    return Optimizer(transformation, stability)
+    return Optimizer(transformation, stability, growth)

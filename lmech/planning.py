@@ -29,12 +29,13 @@ MEASURES_VERSION = 1
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
+    *("output_scale", "centred", "clip_norm"),
 )
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
 # What of a config is an input of its program, so that members of one batch may differ in it: all of
 # these keys and sections, every float of `optimizer`, and these keys where they are not null.
-INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization")
-NULLABLE_INPUTS = ("label_noise", "data_fraction")
+INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale")
+NULLABLE_INPUTS = ("label_noise", "data_fraction", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,13 @@ def one_line(error: BaseException) -> str:
 @cache
 def _data_checksum(dataset: str) -> str:
     total = hashlib.sha256()
-    for split in _load(dataset):
+    data = _load(dataset)
+    for split in data.splits.values():
         for array in (split.x, split.y):
             total.update(f"{array.shape}{array.dtype}".encode())
             total.update(np.ascontiguousarray(array).data)
+    if data.outputs is not None:
+        total.update(f"{data.outputs} outputs".encode())
     return total.hexdigest()
 
 

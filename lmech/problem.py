@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from lmech.datasets import Examples
-from lmech.losses import Loss
+from lmech.losses import Loss, by_example
 from lmech.numerics import trees
 
 Params = Any
 
 
 class Problem(NamedTuple):
-    """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs [N, C]``, ``loss``.
+    """Pure functions: ``init(key) → params``, ``apply(params, x) → outputs``, ``loss``.
+
+    Outputs are [N, C], of sequences [N, T, C]; ``loss(outputs, targets)`` is one value an example.
 
     ``activations(params, x)`` gives what each layer puts out, by the layer's path in the order of
     the forward pass, the outputs last; {} for a model that does not tell.
@@ -27,7 +29,10 @@ class Problem(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Means over the examples: loss, and accuracy in [0, 1] (None for real targets)."""
+    """Means over the examples: loss, and accuracy in [0, 1] (None for real targets).
+
+    The accuracy of a sequence is the mean over its positions.
+    """
 
     loss: jax.Array
     accuracy: jax.Array | None
@@ -55,13 +60,13 @@ def masked(examples: Examples, values: jax.Array, other: float = 0) -> jax.Array
 
 
 def total(problem: Problem, params: Params, examples: Examples) -> tuple[jax.Array, Evaluation]:
-    """Sum of the losses, twice: alone (to differentiate) and with the number of correct labels."""
+    """Sum of the losses, twice: alone (to differentiate) and with the sum of the accuracies."""
     outputs = problem.apply(params, examples.x)
     loss = masked(examples, problem.loss(outputs, examples.y)).sum()
     if not has_labels(examples):
         return loss, Evaluation(loss, None)
-    correct = jnp.argmax(outputs, axis=-1) == examples.y
-    return loss, Evaluation(loss, masked(examples, correct).sum(dtype=loss.dtype))
+    correct = (jnp.argmax(outputs, axis=-1) == examples.y).astype(loss.dtype)
+    return loss, Evaluation(loss, masked(examples, by_example(correct)).sum())
 
 
 def total_loss(problem: Problem) -> Callable[[Params, Examples], jax.Array]:

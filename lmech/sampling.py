@@ -42,9 +42,10 @@ def subset(seed: int, n: int, fraction: float) -> np.ndarray:
 def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:
     """Targets with label noise.
 
-    Labels [N]: each is replaced, with probability ``level``, by another of the ``classes``, all
-    equally likely; those that a lower level replaces are among a higher one's, by the same class.
-    Real targets [N, C]: Gaussian noise of standard deviation ``level`` is added.
+    Labels [N] or [N, T]: each is replaced, with probability ``level``, by another of the
+    ``classes``, all equally likely; those that a lower level replaces are among a higher one's, by
+    the same class. What a sequence's model is shown stays as it is: its inputs have no noise.
+    Real targets: Gaussian noise of standard deviation ``level`` is added.
 
     Raises ValueError for labels if ``level`` is above 1 or there is no other class.
     """
@@ -55,6 +56,6 @@ def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:
         raise ValueError(f"label_noise={level}: the fraction of labels replaced is at most 1")
     if classes < 2:
         raise ValueError("label_noise replaces a label by another class, and there is only one")
-    wrong = generator.random(len(y)) < level
-    other = (y + generator.integers(1, classes, len(y))) % classes
+    wrong = generator.random(y.shape) < level
+    other = (y + generator.integers(1, classes, y.shape)) % classes
     return np.where(wrong, other, y).astype(y.dtype)

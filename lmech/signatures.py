@@ -336,7 +336,7 @@ def _write(file: Path, memo: Memo) -> None:
 # What types are pickled as is made of these; any other class is imported when it is looked at.
 BUILDING = {
     *("builtins", "typing", "types", "annotated_types", "pydantic.types", "pydantic.fields"),
-    *("_operator", "_functools"),
+    *("_operator", "_functools", "lmech.tables"),
 }
 
 

@@ -103,6 +103,64 @@ def optimum(
     )
 
 
+def drift(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    along: str,
+    by: By = (),
+    seed: str = "seed",
+    goal: Goal = "min",
+    average: Average = "mean",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """How far the best x moves as another key grows: octaves of x a doubling of ``along``.
+
+    The least-squares slope of log2 of the optimum (``optimum``'s vertex) against log2 ``along``,
+    one row a group. The bootstrap draws each value's seeds on their own.
+
+    Columns: ``by``; ``drift`` with ``low`` and ``high``; ``octaves`` = log2 of the last optimum
+    over the first, likewise with ``octaves_low`` and ``octaves_high``; ``position``: ``inside`` if
+    every optimum is, else the first that is not; ``points``, how many values. All numbers are NaN
+    unless all optima are inside, the bounds NaN with one seed (infinite where that many resamples
+    are at an edge).
+    """
+    by = (by,) if isinstance(by, str) else tuple(by)
+    grids = _positive(_grids(frame, x, y, (*by, along), seed, goal, average), x)
+    groups: dict[tuple[Any, ...], list[Grid]] = {}
+    for key, grid in grids.groups.items():
+        groups.setdefault(key[:-1], []).append(grid)
+    rows = [
+        {**dict(zip(by, key, strict=True)), **_drifted(sorted(own, key=_last), level)}
+        for key, own in groups.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _last(grid: Grid) -> float:
+    return float(grid.key[-1])
+
+
+def _drifted(grids: Sequence[Grid], level: float) -> Row:
+    """``drift``'s numbers over grids in the order of their last key."""
+    names = ("drift", "low", "high", "octaves", "octaves_low", "octaves_high")
+    row = {**dict.fromkeys(names, np.nan), "position": "inside", "points": len(grids)}
+    outside = [grid.position for grid in grids if grid.position != "inside"]
+    if outside or len(grids) < 2:
+        return {**row, "position": outside[0] if outside else "inside"}
+    t = np.log2([_last(grid) for grid in grids])
+    weights = (t - t.mean()) / np.square(t - t.mean()).sum()
+    best = np.array([vertex(np.log2(grid.x), grid.f) for grid in grids])
+    row |= {"drift": weights @ best, "octaves": best[-1] - best[0]}
+    if min(grid.runs.shape[1] for grid in grids) > 1:
+        drawn = np.stack([vertex(np.log2(g.x), resampled(g, i)) for i, g in enumerate(grids)])
+        with np.errstate(invalid="ignore"):  # ∞ − ∞: edges on both sides
+            slopes, ends = weights @ drawn, drawn[-1] - drawn[0]
+        row["low"], row["high"] = percentiles(slopes, level)
+        row["octaves_low"], row["octaves_high"] = percentiles(ends, level)
+    return row
+
+
 def regret(
     frame: pd.DataFrame,
     x: str,

@@ -16,7 +16,7 @@ from lmech.datasets.chebyshev import chebyshev
 from lmech.models.mlp import MLP
 from lmech.numerics import curvature, kernels, trees
 from lmech.numerics.precision import numerics
-from lmech.parametrization import standard
+from lmech.parametrization import complete, unscaled
 from lmech.problem import Params, Problem, loss_and_gradient, total_loss
 from lmech.seeds import STREAMS
 
@@ -97,7 +97,7 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
     inputs = member.Inputs(
         seeds=_repeated(dict.fromkeys(STREAMS, 0), members, "uint32"),
         hyperparameters=_repeated({"learning_rate": rate}, members, "float64"),
-        scales=_repeated(standard()(params), members, "float64"),
+        scales=_repeated(complete(unscaled(params)), members, "float64"),
         horizon=np.asarray(steps, "int32"),
         stop=member.Stop(*_repeated((-np.inf, np.inf), members, "float64")),
     )

@@ -14,6 +14,8 @@ from lmech.numerics.krylov import Operator, Ritz
 from lmech.observables import Observable, State
 from lmech.recorder import Recorder
 
+# The observables of any net; attention logits are refused where there are none.
+PRESETS = [name for name in config.groups()["observables"] if name != "attention_logits"]
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
 
 

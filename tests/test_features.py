@@ -46,6 +46,24 @@ def with_activations(here, activations):
     return here._replace(problem=here.problem._replace(activations=activations))
 
 
+def test_a_tensors_own_update_is_its_change_times_what_its_layer_saw_at_step_0():
+    """mean |ΔW h₀|; the layer's whole change has the earlier layers' part too."""
+    here = state(*RELU)
+    observable = features.layer_updates()
+    memory = observable.init(here)
+    bumped = changed(here.params, "hidden_1/kernel", lambda w: w + 0.01)
+    bumped = changed(bumped, "hidden_2/kernel", lambda w: w * 1.5)
+    _, values = observable.measure(here._replace(params=bumped), memory)
+    first, x = here.params["hidden_1"], here.data.train.x
+    seen = np.maximum(np.asarray(x @ first["kernel"] + first["bias"][None]), 0)
+    own = np.abs(seen @ np.asarray(0.5 * here.params["hidden_2"]["kernel"])).mean()
+    np.testing.assert_allclose(values["hidden_2_kernel"], own)
+    np.testing.assert_allclose(
+        values["hidden_1_kernel"], np.abs(0.01 * np.asarray(x).sum(axis=1)).mean()
+    )
+    assert values["readout_kernel"] == values["hidden_2_bias"] == 0
+
+
 def test_activations_have_not_changed_at_step_0_and_their_size_is_that_of_the_forward_pass():
     here = state("precision=float64")
     values = measured(features.activations(), here)
@@ -135,8 +153,11 @@ def test_dead_units_of_a_model_without_activation_layers_names_the_layers_that_i
 def test_logits_are_those_written_out_by_hand():
     f = jnp.asarray([[3.0, 1, -4], [0, 2, 1]])
     values = measured(features.logits(), with_outputs(state(*RELU), f, jnp.asarray([0, 2])))
-    assert values.keys() == {"norm", "gap", "margin"}
+    assert values.keys() == {"norm", "max", "gap", "margin", "log_partition"}
     np.testing.assert_allclose(values["norm"], np.sqrt((26 + 5) / 2))
+    assert values["max"] == 4
+    log_z = np.log(np.exp(np.asarray(f)).sum(axis=1))
+    np.testing.assert_allclose(values["log_partition"], np.mean(log_z**2))
     np.testing.assert_allclose(values["gap"], (2 + 1) / 2)
     np.testing.assert_allclose(values["margin"], (2 - 1) / 2)
 
@@ -144,11 +165,39 @@ def test_logits_are_those_written_out_by_hand():
 def test_logits_of_real_targets_have_no_label_and_a_single_one_no_gap():
     here = state("precision=float64")
     f = jnp.asarray([[3.0, 1], [0, 2]])
-    assert measured(features.logits(), with_outputs(here, f, f)).keys() == {"norm", "gap"}
+    assert measured(features.logits(), with_outputs(here, f, f)).keys() == {"norm", "max", "gap"}
     single = with_outputs(here, f[:, :1], f[:, :1])
     values = measured(features.logits(), single)
-    assert values.keys() == {"norm"}
+    assert values.keys() == {"norm", "max"}
     np.testing.assert_allclose(values["norm"], np.sqrt(4.5))
+
+
+@pytest.mark.parametrize("microbatch", [None, 3])
+def test_attention_logits_are_the_largest_and_the_entropy_is_that_of_the_weights(microbatch):
+    here = state(*RELU)
+    logits = jnp.arange(8.0)[None, :, None, None] * jnp.ones((1, 1, 2, 4))
+    layers = {
+        "block_1/attention/logits": -logits,
+        "block_1/attention/weights": jnp.zeros((1, 8, 2, 4)).at[..., 0].set(1),
+        "block_2/attention/logits": logits / 10,
+        "block_2/attention/weights": jnp.full((1, 8, 2, 4), 1 / 4),
+        "readout": jnp.full((1, 3), 99.0),
+    }
+
+    def activations(_, x):
+        return {name: h.repeat(len(x), axis=0) for name, h in layers.items()}
+
+    values = measured(
+        features.attention_logits(examples=8, microbatch=microbatch),
+        with_activations(here, activations),
+    )
+    assert values == {
+        "": 7,
+        "block_1_attention_logits": 7,
+        "block_2_attention_logits": pytest.approx(0.7),
+        "block_1_attention_weights": 0,
+        "block_2_attention_weights": pytest.approx(np.log(4)),
+    }
 
 
 def rank_of(matrix):

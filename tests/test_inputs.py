@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from problems import column, job, train
+from problems import PRESETS, column, job, train
 
 from lmech import building, config, datasets, engine, member, planning, sampling
 from lmech.config import ConfigError
@@ -137,7 +137,7 @@ def test_a_unit_is_dead_if_the_examples_that_count_do_not_move_it():
 def test_every_observable_along_a_run_on_a_fraction_is_that_of_those_examples_alone(place):
     """The iterations that are not converged, residuals and what starts from a random vector over
     the examples, are compared in the eigenvalue that they are about."""
-    presets = config.groups()["observables"][place::4]
+    presets = PRESETS[place::4]
     names = list(config.compose([f"observables=[{','.join(presets)}]"]).observables)
     overrides = [
         *(f"observables.{name}.every=3" for name in names if name[:5] not in ("train", "test_")),

@@ -60,3 +60,15 @@ def test_labels_leave_the_outputs_dtype_as_it_is(loss, dtype):
     with numerics():
         values = loss(jnp.asarray(OUTPUTS, dtype), jnp.asarray(LABELS))
     assert values.dtype == dtype
+
+
+def test_the_z_loss_adds_the_square_of_the_log_partition_and_pulls_it_to_zero():
+    log_z = np.log(np.exp(OUTPUTS).sum(axis=1))
+    softmax = np.exp(OUTPUTS - log_z[:, None])
+    with numerics():
+        f, y = jnp.asarray(OUTPUTS), jnp.asarray(LABELS)
+        plain, values = cross_entropy()(f, y), cross_entropy(0.1)(f, y)
+        gradient = jax.grad(lambda f: cross_entropy(0.1)(f, y).sum())(f)
+    np.testing.assert_allclose(values - plain, 0.1 * log_z**2, rtol=1e-12)
+    expected = softmax - ONE_HOT + 0.2 * log_z[:, None] * softmax
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-15)

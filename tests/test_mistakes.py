@@ -238,7 +238,7 @@ MISTAKES: list[tuple[str, str | None]] = [
     ("optimizer=adamw weightdecay=0.3", "optimizer.weight_decay"),
     ("optimizer=adamw decay=0.3", "optimizer.weight_decay"),
     ("logger=tensorboard", None),
-    ("parametrization=mup", None),
+    ("parametrization=muP", "mup"),
     ("lists", "list"),
     ("pln seed=1", "plan"),
     ("verfy", "verify"),

@@ -14,13 +14,12 @@ import jax
 import numpy as np
 import pytest
 from hydra.utils import get_method
-from problems import column, job, train
+from problems import PRESETS, column, job, train
 
 from lmech import building, config, member, planning
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-PRESETS = config.groups()["observables"]
 # Several at a time: a program costs more to compile than most observables do.
 SOME = [PRESETS[i::5] for i in range(5)]
 TOGETHER = pytest.mark.parametrize("presets", SOME, ids=lambda names: names[0])
@@ -128,7 +127,7 @@ def test_every_observable_traces_on_other_problems(presets, setting):
     building.check(building.build([watched(["loss", *named], *setting, *extra)]))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", config.groups()["observables"])
 def test_a_preset_shows_every_argument(preset):
     """What is not shown cannot be overridden without knowing the source."""
     for name, node in job(f"observables=[{preset}]")["observables"].items():

@@ -487,9 +487,9 @@ def test_720_jobs_over_five_widths_are_five_training_programs(elsewhere):
     (elsewhere / "table.py").write_text(
         "import jax\nfrom lmech.parametrization import Scales\n"
         "def of(c):\n"
-        "    def scales(shapes):\n"
-        "        one = jax.tree.map(lambda _: 1.0, shapes)\n"
-        "        scaled = jax.tree.map(lambda _: c, shapes)\n"
+        "    def scales(model):\n"
+        "        one = jax.tree.map(lambda _: 1.0, model.shapes)\n"
+        "        scaled = jax.tree.map(lambda _: c, model.shapes)\n"
         "        return Scales(scaled, one, scaled)\n"
         "    return scales\n"
         "def small():\n    return of(0.5)\n"

@@ -81,7 +81,7 @@ def test_static_keys_are_named_with_their_number_of_values(capsys, elsewhere):
     assert main(["plan", "--verify", "-m", *words]) == 0
     told = capsys.readouterr().out
     assert "static keys: model.width (2 values): 2 programs" in told
-    assert "verify: 12 keys of 2 programs leave the text unchanged" in told
+    assert "verify: 15 keys of 2 programs leave the text unchanged" in told
     assert not list(elsewhere.iterdir())
 
 
@@ -101,9 +101,9 @@ def branching(learning_rate: float, sharp: float = 0.5, gentle: float = 0.5):
 
 
 def lopsided(power: float = 1.0):
-    def scales(shapes):
-        ones = jax.tree.map(lambda _: 1.0, shapes)
-        pairs = jax.tree.map(lambda _: [1.0, 1.0], shapes)
+    def scales(model):
+        ones = jax.tree.map(lambda _: 1.0, model.shapes)
+        pairs = jax.tree.map(lambda _: [1.0, 1.0], model.shapes)
         return Scales(ones if power == 1.0 else pairs, ones, ones)
     return scales
 

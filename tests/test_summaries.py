@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lmech.config import ConfigError
 from lmech.summaries import (
+    drift,
     final,
     first_crossing,
     learning_rate_sensitivity,
@@ -187,6 +188,39 @@ def test_a_job_of_two_sweeps_counts_once_and_two_jobs_in_one_place_are_an_error(
 def shifted(u, seed, width):
     """Best at 2^-2 for width 16 and 2^-4 for width 64, seeds apart by a constant."""
     return (u + {16: 2, 64: 4}[width]) ** 2 + seed
+
+
+@pytest.mark.parametrize("slope", [-0.5, 0.0, 0.25])
+def test_the_drift_is_the_slope_of_log_optimum_against_log_width(slope):
+    def moving(u, seed, width):
+        return (u + 2 - slope * np.log2(width / 64)) ** 2 + seed
+
+    table = frame(moving, seeds=(0, 1, 2), widths=(256, 64, 128))
+    found = one(drift(table, "rate", "loss", "width"))
+    for name in ("drift", "low", "high"):
+        assert found[name] == pytest.approx(slope, abs=1e-12)
+    for name in ("octaves", "octaves_low", "octaves_high"):
+        assert found[name] == pytest.approx(2 * slope, abs=1e-12)
+    assert (found["position"], found["points"]) == ("inside", 3)
+
+
+def test_the_interval_of_a_drift_is_that_of_independent_seeds():
+    """Optima scatter by ± d at each of two widths: the slope's extremes are ± 2d apart."""
+
+    def scattered(u, seed, width):
+        return (u + 2 - 0.3 * (seed if width == 64 else -seed)) ** 2
+
+    table = frame(scattered, seeds=(-1, 1), widths=(64, 128))
+    found = one(drift(table, "rate", "loss", "width"))
+    assert found["drift"] == pytest.approx(0, abs=1e-12)
+    assert [found["low"], found["high"]] == pytest.approx([-0.6, 0.6])
+
+
+def test_a_drift_is_not_known_where_an_optimum_is_at_the_edge():
+    table = frame(lambda u, _, width: (u + width / 32) ** 2, seeds=(0, 1), widths=(64, 128, 256))
+    found = one(drift(table, "rate", "loss", "width"))
+    assert found["position"] == "low edge"
+    assert np.isnan([found["drift"], found["low"], found["octaves"]]).all()
 
 
 def test_regret_is_what_the_references_best_loses():

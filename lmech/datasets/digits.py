@@ -28,4 +28,4 @@ def digits(
     if train_size >= len(x):
         raise ValueError(f"dataset.train_size={train_size} leaves no test image of {len(x)}")
     train, test = Examples(x[:train_size], y[:train_size]), Examples(x[train_size:], y[train_size:])
-    return prepare(train, test, None, None, standardize, flatten)
+    return prepare(train, test, None, None, standardize, flatten, brightest=16)

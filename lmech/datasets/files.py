@@ -16,6 +16,8 @@ class File(NamedTuple):
     name: str
     checksum: str | None = None
     """``algorithm:hex``"""
+    remote: str | None = None
+    """Its name at the address, if that is another."""
 
 
 class Source(NamedTuple):
@@ -82,7 +84,7 @@ def _download(source: Source) -> list[Path]:
     folder = _roots()[-1] / source.folder
     if source.archive is None:
         return [
-            Path(pooch.retrieve(f"{source.url}/{f.name}", f.checksum, f.name, folder))
+            Path(pooch.retrieve(f"{source.url}/{f.remote or f.name}", f.checksum, f.name, folder))
             for f in source.files
         ]
     members = [f"{folder.name}/{file.name}" for file in source.files]

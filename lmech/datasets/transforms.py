@@ -8,7 +8,7 @@ from annotated_types import Ge
 from lmech.datasets import Data, Examples
 
 Size = Annotated[int, Ge(1)]
-Standardize = Literal["pixel", "global", "none"]
+Standardize = Literal["pixel", "global", "none", "symmetric"]
 
 
 def first(examples: Examples, size: int | None, split: str) -> Examples:
@@ -19,14 +19,20 @@ def first(examples: Examples, size: int | None, split: str) -> Examples:
     return Examples(examples.x[:size], examples.y[:size])
 
 
-def moments(x: np.ndarray, standardize: Standardize) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (divisor N) of x [N, …]: per pixel, over all, or 0 and 1.
+def moments(
+    x: np.ndarray, standardize: Standardize, brightest: int = 255
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (divisor N) of x [N, …]: per pixel, or over all.
+
+    Else what takes [0, brightest] to [0, 1] (``none``) or to [−1, 1] (``symmetric``).
 
     Integer sums are exact, so no float64 copy of the whole set is made; a pixel that never
     varies gets 1 for its standard deviation.
     """
     if standardize == "none":
-        return np.zeros(1), np.ones(1)
+        return np.zeros(1), np.full(1, float(brightest))
+    if standardize == "symmetric":
+        return np.full(1, brightest / 2), np.full(1, brightest / 2)
     axes = 0 if standardize == "pixel" else tuple(range(x.ndim))
     exact = np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64
     count = len(x) if standardize == "pixel" else x.size
@@ -48,17 +54,17 @@ def prepare(
     test_size: int | None,
     standardize: Standardize,
     flatten: bool,
+    brightest: int = 255,
 ) -> Data:
     """Subsets of uint8 images [N, H, W, C] with the *whole* training set's moments.
 
     Flattened images are channel-major (C, H, W), the order of the published experiments; an MLP
     does not care, bit-for-bit comparisons do. Unstandardised pixels are in [0, 1].
     """
-    mean, std = moments(train.x, standardize)
-    scale = 255.0 if standardize == "none" else 1.0
+    mean, std = moments(train.x, standardize, brightest)
 
     def ready(examples: Examples) -> Examples:
-        x = (examples.x - mean) / (std * scale)
+        x = (examples.x - mean) / std
         if flatten:
             x = np.moveaxis(x, -1, 1).reshape(len(x), -1)
         return Examples(x, examples.y.astype(np.int32))

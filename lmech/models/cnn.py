@@ -6,16 +6,16 @@ import flax.linen as nn
 import jax
 from annotated_types import Ge
 
-from lmech.models.layers import Activation, ActivationName, BatchNorm, Convolution, Dense, Init
-
-
-class SpatialMean(nn.Module):
-    """Each channel's mean over the positions, as a layer: the features that the readout sees."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Features [N, C] of [N, H, W, C]."""
-        return x.mean(axis=(1, 2))
+from lmech.models.layers import (
+    Activation,
+    ActivationName,
+    BatchNorm,
+    Convolution,
+    Dense,
+    Init,
+    Mean,
+    check_images,
+)
 
 
 class CNN(nn.Module):
@@ -31,11 +31,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Outputs (logits) [N, outputs]. Raises ValueError unless x is a set of images."""
-        if x.ndim != 4:
-            raise ValueError(
-                f"a cnn takes images [N, H, W, C], and the inputs have shape {x.shape}: "
-                "set dataset.flatten=false"
-            )
+        check_images(x, "cnn")
         h = x
         for layer, width in enumerate(self.widths, start=1):
             h = Convolution(width, self.bias, self.weights, name=f"hidden_{layer}")(h)
@@ -44,7 +40,7 @@ class CNN(nn.Module):
             h = Activation(self.activation, name=f"activation_{layer}")(h)
             if min(h.shape[1:3]) >= 2:
                 h = nn.avg_pool(h, (2, 2), strides=(2, 2))
-        h = SpatialMean(name="features")(h)
+        h = Mean(name="features")(h)
         return Dense(self.outputs, self.bias, self.weights, name="readout")(h)
 
 

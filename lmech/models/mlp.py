@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from annotated_types import Ge
 
+from lmech.models.declared import Declared
 from lmech.models.layers import Activation, ActivationName, BatchNorm, Dense, Init
 
 
@@ -18,6 +19,14 @@ class MLP(nn.Module):
     bias: bool
     weights: Init
     norm_group: int | None = None
+    frozen_readout: bool = False
+
+    @property
+    def declared(self) -> Declared:
+        """A frozen readout is one all the same."""
+        if not self.frozen_readout:
+            return Declared()
+        return Declared(outputs=("readout/kernel",), constants=("readout/*",))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -28,7 +37,10 @@ class MLP(nn.Module):
             if self.norm_group is not None:
                 h = BatchNorm(self.norm_group, name=f"norm_{layer}")(h)
             h = Activation(self.activation, name=f"activation_{layer}")(h)
-        return Dense(self.outputs, self.bias, self.weights, name="readout")(h)
+        readout = Dense(
+            self.outputs, self.bias, self.weights, frozen=self.frozen_readout, name="readout"
+        )
+        return readout(h)
 
 
 def mlp(
@@ -39,9 +51,11 @@ def mlp(
     bias: bool = True,
     init: Init = "uniform_fan_in",
     norm_group: Annotated[int, Ge(2)] | None = None,
+    frozen_readout: bool = False,
 ) -> nn.Module:
     """Fully connected net; ``depth`` counts hidden layers, so ``depth=0`` is a linear model.
 
     ``norm_group``: batch norm before each activation, over groups of so many examples.
+    ``frozen_readout``: the readout stays as it was drawn.
     """
-    return MLP((width,) * depth, outputs, activation, bias, init, norm_group)
+    return MLP((width,) * depth, outputs, activation, bias, init, norm_group, frozen_readout)

@@ -14,14 +14,14 @@ from lmech.numerics.features import in_microbatches
 from lmech.numerics.krylov import Operator
 
 Tree = Any
-Apply = Callable[[Tree, jax.Array], jax.Array]  # (params, inputs [N, …]) -> outputs
+Apply = Callable[[Tree, jax.Array], jax.Array]  # (params, inputs [N, …]) -> outputs [N, …, C]
 Reduction = Literal["full", "trace", "sum_logits"]
 
-# Outputs [N, C] -> [N, R, S]: the kernel has R rows an example and sums over S functions.
+# Outputs [N, C] or [N, T, C] -> [N, R, S]: R rows an example, each a sum over S functions.
 REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "full": lambda f: f[:, :, None],
-    "trace": lambda f: f[:, None, :] / math.sqrt(f.shape[1]),
-    "sum_logits": lambda f: f.sum(axis=1)[:, None, None],
+    "full": lambda f: f.reshape(len(f), -1, 1),
+    "trace": lambda f: f.reshape(len(f), -1, f.shape[-1]) / math.sqrt(f.shape[-1]),
+    "sum_logits": lambda f: f.sum(axis=-1).reshape(len(f), -1, 1),
 }
 BLOCK_BYTES = 2**29  # of gradients kept, and of what differentiating needs, at a time
 
@@ -43,6 +43,9 @@ def empirical_ntk(
     - ``full``: Θ [N·C, N·C], rows in the order (example, output);
     - ``trace``: (1/C) Σ_c Θ_cc [N, N], the mean over the outputs of each one's own kernel;
     - ``sum_logits``: Σ_cc' Θ_cc' [N, N], the kernel of the function Σ_c f_c.
+
+    Of sequences, outputs [N, T, C], each position counts as an example: [N·T·C, N·T·C] and
+    [N·T, N·T], rows in the order (example, position, output).
 
     Only two blocks of ``block`` examples' gradients are alive at a time (None: so many that one
     takes at most 512 MiB), contracted tensor by tensor. A block's gradients are computed once a
@@ -171,7 +174,7 @@ def ntk_products(
     rates: Tree | None = None,
     microbatch: int | None = None,
 ) -> Operator:
-    """U ↦ Θ U for a block of rows U [K, N·C], with Θ = J C Jᵀ never formed.
+    """U ↦ Θ U for a block of rows U [K, N·C] (sequences: N·T·C), with Θ = J C Jᵀ never formed.
 
     JᵀU by reverse mode, summed over the microbatches, then J (C JᵀU) by forward mode: K passes
     each way over all examples, and memory for K copies of the parameters beside a microbatch.
@@ -179,7 +182,7 @@ def ntk_products(
     connected net with many outputs is cheaper as the product with blocks of the identity than from
     gradients: forward mode gives all outputs of an example at once (Novak et al. 2022).
     """
-    n = len(x)
+    shape = jax.eval_shape(apply, params, x).shape
 
     def product(U: jax.Array) -> jax.Array:
         def pull(batch: tuple[jax.Array, jax.Array]) -> Tree:
@@ -191,7 +194,7 @@ def ntk_products(
             _, jvp = jax.linearize(lambda params: apply(params, inputs), params)
             return jax.vmap(jvp, out_axes=-1)(directions)
 
-        by_example = jnp.moveaxis(U.reshape(len(U), n, -1), 0, -1)
+        by_example = jnp.moveaxis(U.reshape(len(U), *shape), 0, -1)
         directions = trees.accumulate(pull, (x, by_example), microbatch)
         if rates is not None:
             directions = trees.multiply(rates, directions)

@@ -28,8 +28,8 @@ def neural_collapse(
     last layer before the outputs), averaged over positions if they are [N, H, W, D]; ``readout``
     names W. Not a number where a class has no example among the ``examples``.
 
-    Raises ValueError for real targets, one class, an unknown layer or tensor, and features that
-    the readout cannot take.
+    Raises ValueError for real targets, a label a position, one class, an unknown layer or tensor,
+    and features that the readout cannot take.
     """
 
     def measure(state: State) -> Values:
@@ -38,6 +38,12 @@ def neural_collapse(
             raise ValueError(
                 "neural_collapse needs class labels, and this dataset has real targets: leave "
                 "neural_collapse out of the observables"
+            )
+
+        if chosen.y.ndim > 1:
+            raise ValueError(
+                "neural_collapse needs one class an example, and this dataset has a label a "
+                "position: leave neural_collapse out of the observables"
             )
 
         def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -115,6 +115,8 @@ def effective_sharpness(
             state.hyperparameters, optimizer_state, state.params
         )
         rates = state.scales.learning_rate
+        if state.scales.epsilon is not None:  # P is that of the gradient that the optimizer sees
+            rates = jax.tree.map(jnp.divide, rates, state.scales.epsilon)
         scale = jax.tree.map(lambda c, p: jnp.sqrt(c / p), rates, preconditioner)
         chosen = matrices.operator(state, matrix, examples, microbatch)
         return curvature.congruent(chosen, flat(scale)), threshold

@@ -1,12 +1,15 @@
 """Features: what the layers put out on a fixed probe set, a part of the training set."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.special import entr
 
 from lmech.datasets import Examples
+from lmech.losses import by_example
 from lmech.numerics import features, trees
 from lmech.observables import Count, Memory, Observable, State, Values, memoryless
 from lmech.observables import training_examples as probes
@@ -89,6 +92,47 @@ def _changes(total: Values, entries: Any) -> Values:
     }
 
 
+def layer_updates(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """What each tensor's own change since step 0 does to its layer: mean |Δ| of what it puts out.
+
+    Of the weights at step 0 with that one tensor as it is now: for a kernel mean |ΔW h₀|, its term
+    of the layer's change without what comes from the layers before (Yang et al. 2022; Everett et
+    al. 2024). ``activations`` has the whole change. One column a tensor, its path with "_" for "/".
+    The memory is w₀, and a measurement costs a forward pass a tensor.
+
+    Raises ValueError for a model that does not tell its layers' outputs.
+    """
+
+    def init(state: State) -> Memory:
+        by_layer(state, probes(state, examples).x[:1])
+        return state.params
+
+    def measure(state: State, start: Memory) -> tuple[Memory, Values]:
+        chosen = probes(state, examples)._replace(y=None)
+        size = microbatch or state.microbatch
+        now, before = (trees.named_leaves(params) for params in (state.params, start))
+        tree = jax.tree.structure(start)
+
+        def change(path: str) -> jax.Array:
+            layer = path.rpartition("/")[0]
+            changed = jax.tree.unflatten(tree, [*(before | {path: now[path]}).values()])
+
+            def total(batch: Examples) -> jax.Array:
+                new, old = (
+                    by_layer(state._replace(params=params), batch.x)[layer]
+                    for params in (changed, start)
+                )
+                return masked(batch, jnp.abs(new - old).reshape(len(batch.x), -1).mean(1)).sum()
+
+            return trees.accumulate(total, chosen, size) / count(chosen)
+
+        layers = by_layer(state, chosen.x[:1])
+        own = [path for path in now if path.rpartition("/")[0] in layers]
+        return start, {path.replace("/", "_"): change(path) for path in own}
+
+    return Observable(init, measure)
+
+
 def dead_units(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
     """Fraction of the units whose activation is the same for every example of the probe set.
 
@@ -138,30 +182,35 @@ def _constant(low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 def logits(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
-    """Size and margins of the outputs f over the probe set.
+    """Size and margins of the outputs f over the probe set (of sequences, over all positions).
 
-    Columns: ``norm`` √meanᵢ‖fᵢ‖²; with two outputs or more ``gap``, the mean of the largest minus
-    the second largest; with class labels also ``margin``, the mean of f_y − max_{c≠y} f_c, which is
-    negative where the label loses (Bartlett et al. 2017, unnormalised). In units of the outputs.
+    Columns: ``norm`` √meanᵢ‖fᵢ‖² and ``max``, the largest |f_c| of all; with two outputs or more
+    ``gap``, the mean of the largest minus the second largest; with class labels also ``margin``,
+    the mean of f_y − max_{c≠y} f_c, which is negative where the label loses (Bartlett et al. 2017,
+    unnormalised), and ``log_partition``, the mean of (log Σ_c exp f_c)², which a z-loss holds down.
+    In units of the outputs.
     """
 
     def measure(state: State) -> Values:
         chosen = probes(state, examples)
         labelled = has_labels(chosen)
 
-        def sums(batch: Examples) -> Values:
+        def each(batch: Examples) -> Values:
             f = state.problem.apply(state.params, batch.x)
-            found = {"norm": masked(batch, jnp.square(f)).sum()}
+            size = jnp.abs(f).reshape(len(f), -1).max(axis=1)
+            found = {"norm": jnp.square(f).sum(axis=-1), "max": masked(batch, size)}
             if f.shape[-1] >= 2:
                 top = lax.top_k(f, 2)[0]
-                found["gap"] = masked(batch, top[:, 0] - top[:, 1]).sum()
+                found["gap"] = top[..., 0] - top[..., 1]
                 if labelled:
-                    found["margin"] = masked(batch, _margins(f, batch.y)).sum()
-            return found
+                    found["margin"] = _margins(f, batch.y)
+                    found["log_partition"] = jnp.square(jax.nn.logsumexp(f, axis=-1))
+            return {name: by_example(values) for name, values in found.items()}
 
-        totals = trees.accumulate(sums, chosen, microbatch or state.microbatch)
-        means = trees.divide(totals, count(chosen))
-        return {**means, "norm": jnp.sqrt(means["norm"])}
+        found = features.in_microbatches(each, chosen, microbatch or state.microbatch)
+        sums = {name: masked(chosen, values).sum() for name, values in found.items()}
+        means = trees.divide(sums, count(chosen))
+        return {**means, "norm": jnp.sqrt(means["norm"]), "max": found["max"].max()}
 
     return memoryless(measure)
 
@@ -172,13 +221,59 @@ def _margins(f: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(own, f, lowest).max(axis=-1) - jnp.where(own, lowest, f).max(axis=-1)
 
 
+# One value an example, from a layer [N, heads, T, S] whose path ends so.
+ATTENTION: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "attention/logits": lambda logits: jnp.abs(logits).reshape(len(logits), -1).max(axis=1),
+    "attention/weights": lambda weights: by_example(entr(weights).sum(axis=-1)),
+}
+
+
+def attention_logits(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
+    """Size of the attention logits over the probe set, and the entropy of the attention weights.
+
+    Of the layers [N, heads, T, S] whose paths end in ``attention/logits`` and
+    ``attention/weights``. Logits that grow make each query read a single position, and training
+    unstable (Zhai et al. 2023, "entropy collapse"; Wortsman et al. 2023).
+
+    Columns: the largest |logit| of all, ``<layer>`` that of each, and ``<layer>`` of the weights,
+    the mean over examples, heads and queries of −Σ_s w_s ln w_s, in nats. A layer's name is its
+    path with "_" for "/". Raises ValueError for a model without such layers.
+    """
+
+    def each(state: State, batch: Examples) -> Values:
+        layers = by_layer(state, batch.x)
+        if not any(name.endswith("attention/logits") for name in layers):
+            raise ValueError(
+                "attention_logits looks at layers whose path ends in 'attention/logits', and this "
+                f"model's are {', '.join(layers)}: leave attention_logits out of the observables"
+            )
+        return {
+            name.replace("/", "_"): read(layer)
+            for name, layer in layers.items()
+            for end, read in ATTENTION.items()
+            if name.endswith(end)
+        }
+
+    def measure(state: State) -> Values:
+        chosen = probes(state, examples)
+        size = microbatch or state.microbatch
+        found = features.in_microbatches(lambda batch: each(state, batch), chosen, size)
+        found = {name: masked(chosen, values) for name, values in found.items()}
+        largest = {name: v.max() for name, v in found.items() if name.endswith("logits")}
+        sums = {name: v.sum() for name, v in found.items() if name.endswith("weights")}
+        entropies = trees.divide(sums, count(chosen))
+        return {"": jnp.stack(list(largest.values())).max(), **largest, **entropies}
+
+    return memoryless(measure)
+
+
 def effective_rank(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
     """Effective rank of each layer's representation of the probe set (Roy & Vetterli 2007).
 
     exp(−Σ_k p_k ln p_k), p_k = σ_k / Σσ, with σ the singular values of the layer's outputs as a
-    matrix [examples, units]; of a convolution [examples × positions, channels]. Means are not
-    removed. From 1 (all rows parallel) to the number of units; not a number where all outputs are
-    0. The rank of the tangent kernel is another observable.
+    matrix [examples, units]; of a convolution or of sequences [examples × positions, channels].
+    Means are not removed. From 1 (all rows parallel) to the number of units; not a number where all
+    outputs are 0. The rank of the tangent kernel is another observable.
 
     Columns: ``<layer>``, its path with "_" for "/". Raises ValueError for a model that does not
     tell its layers' outputs.

@@ -84,9 +84,10 @@ def gradient_noise(examples: Count | None = None, microbatch: Count | None = 64)
     """The simple noise scale B = tr Σ / |G|², in examples (McCandlish et al. 2018, eq. 2.9).
 
     G is the gradient of the whole training set's mean loss and Σ the covariance over its N
-    examples of their gradients gᵢ. A minibatch far below B is mostly noise. Exact for
-    ``examples: null``: tr Σ = meanᵢ‖gᵢ‖² − ‖ḡ‖², G = ḡ. On a probe set of n of the N examples, with
-    s² = (meanᵢ‖gᵢ‖² − ‖ḡ‖²) n/(n − 1), both are unbiased (their ratio is not):
+    examples of their gradients gᵢ (a sequence is one example, so B·T is in tokens). A minibatch far
+    below B is mostly noise. Exact for ``examples: null``: tr Σ = meanᵢ‖gᵢ‖² − ‖ḡ‖², G = ḡ. On a
+    probe set of n of the N examples, with s² = (meanᵢ‖gᵢ‖² − ‖ḡ‖²) n/(n − 1), both are unbiased
+    (their ratio is not):
     tr Σ = s² (1 − 1/N) and |G|² = ‖ḡ‖² − s² (1/n − 1/N), which noise can make negative.
 
     Columns: B, ``trace`` tr Σ, ``signal`` |G|². ``microbatch`` gradients are in memory at a time

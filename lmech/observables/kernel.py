@@ -1,5 +1,6 @@
 """The tangent kernel of the outputs, and the layers' representations."""
 
+import math
 from typing import Annotated, NamedTuple
 
 import jax
@@ -55,7 +56,8 @@ def ntk(
     """The empirical neural tangent kernel Θ = J C Jᵀ on N training examples, formed.
 
     C are the learning-rate multipliers. ``reduction`` says which kernel K is looked at: ``trace``
-    (1/C) Σ_c Θ_cc [N, N], ``sum_logits`` Σ_cc' Θ_cc' [N, N] or ``full`` Θ [N·C, N·C].
+    (1/C) Σ_c Θ_cc [N, N], ``sum_logits`` Σ_cc' Θ_cc' [N, N] or ``full`` Θ [N·C, N·C]. Of
+    sequences each position counts as an example: N is then their number times T.
 
     Columns: λ₁ of K/N and ``spectrum`` [k], the largest eigenvalues in descending order: under
     squared error those of Θ/N are the Gauss–Newton matrix's, in the units of the sharpness (if C is
@@ -89,14 +91,15 @@ def ntk(
 
     def measure(state: State, memory: _Kernels) -> tuple[Memory, Values]:
         K, (x, y, _) = kernel(state), probes(state)
-        Y = targets(y, state.problem.apply(state.params, x))
-        eigenvalues = jnp.linalg.eigvalsh(K)[::-1] / len(x)
+        f = state.problem.apply(state.params, x)
+        Y = targets(y, f).reshape(-1, f.shape[-1])
+        eigenvalues = jnp.linalg.eigvalsh(K)[::-1] / len(Y)
         steps = (state.step - memory.step).astype(K.dtype)
         moved = kernels.kernel_distance(K, memory.last)
         return _Kernels(memory.first, K, state.step), {
             "": eigenvalues[0],
             "spectrum": eigenvalues[:k],
-            "trace": jnp.trace(K) / len(x),
+            "trace": jnp.trace(K) / len(Y),
             "effective_rank": features.effective_rank(eigenvalues),
             "alignment": kernels.alignment(K, Y),
             "alignment_centered": kernels.centered_alignment(K, Y),
@@ -116,6 +119,8 @@ def ntk_eigenvalues(
     microbatch: Count | None = None,
 ) -> Observable:
     """λ₁, …, λ_k of Θ/N, Θ = J C Jᵀ [N·C, N·C] on N training examples, through products with Θ.
+
+    Of sequences each position counts as an example: N is then their number times T.
 
     Under squared error these are the largest eigenvalues of the Gauss–Newton matrix JᵀJ/N (if C is
     1). The tracker of ``sharpness`` in function space: its memory is a warm block [N·C, k], and a
@@ -138,15 +143,17 @@ def ntk_eigenvalues(
         chosen, rates = probes(state), state.scales.learning_rate
         size = microbatch or state.microbatch
         product = kernels.ntk_products(state.problem.apply, state.params, chosen.x, rates, size)
+        outputs = jax.eval_shape(state.problem.apply, state.params, chosen.x).shape
+        positions = math.prod(outputs[1:-1])
 
         def counting(block: jax.Array) -> jax.Array:
-            """The block [K, N·C] with 0 for the outputs of examples that do not count."""
+            """The block [K, …] with 0 for the outputs of examples that do not count."""
             by_example = block.T.reshape(len(chosen.x), -1)
             return masked(chosen, by_example).reshape(block.T.shape).T
 
         if chosen.weight is None:
-            return lambda block: product(block) / len(chosen.x)
-        return lambda block: counting(product(counting(block))) / count(chosen)
+            return lambda block: product(block) / (len(chosen.x) * positions)
+        return lambda block: counting(product(counting(block))) / (count(chosen) * positions)
 
     def init(state: State) -> Memory:
         outputs = jax.eval_shape(state.problem.apply, state.params, probes(state).x)

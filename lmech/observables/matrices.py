@@ -13,7 +13,8 @@ from lmech.observables import State, training_examples
 from lmech.problem import Params, count, masked
 
 Matrix = Literal["hessian", "gauss_newton", "empirical_fisher", "residual"]
-"""H; G, which is the Fisher information for both losses; (1/n)Σgᵢgᵢᵀ; H − G."""
+"""H; G, which is the Fisher information for both losses (without a z-loss; of sequences, a token's:
+the mean over positions); (1/n)Σgᵢgᵢᵀ, gᵢ an example's gradient (a whole sequence's); H − G."""
 By = Literal["layer", "tensor"]
 
 

@@ -18,7 +18,10 @@ def _evaluation(state: State, split: Split) -> Evaluation:
 
 
 def loss(split: Split = "train") -> Observable:
-    """Mean loss (1/N) Σᵢ ℓ(f(xᵢ), yᵢ) over the split; a scalar, in the loss's own unit."""
+    """Mean loss (1/N) Σᵢ ℓ(f(xᵢ), yᵢ) over the split; a scalar, in the loss's own unit.
+
+    Of sequences, that of a token: ℓ is the mean over the positions.
+    """
 
     def measure(state: State) -> Values:
         return {"": _evaluation(state, split).loss}
@@ -27,7 +30,7 @@ def loss(split: Split = "train") -> Observable:
 
 
 def accuracy(split: Split = "train") -> Observable:
-    """Fraction of the split whose largest output is the label's; a scalar in [0, 1].
+    """Fraction of the split's labels that have the largest output; a scalar in [0, 1].
 
     Raises ValueError for a dataset with real targets.
     """
