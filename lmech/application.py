@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmech import config as configs
 from lmech import hints, launching, paths, planning, reproducing, sweeps
-from lmech.config import Config, ConfigError, groups
+from lmech.config import groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
+from lmech.values import Config, ConfigError
 
 
 class FailedError(RuntimeError):

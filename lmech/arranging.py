@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmech import building, locking, manifest, planning, tuning
-from lmech.config import ConfigError
 from lmech.disk import write_json
 from lmech.manifest import Entry
 from lmech.member import Program
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.values import ConfigError
 
 
 class Batch(NamedTuple):

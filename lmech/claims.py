@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from lmech.config import ConfigError
 from lmech.hints import nearest
+from lmech.values import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd

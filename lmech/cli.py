@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmech import config, formats, hints, launching
-from lmech.config import ConfigError
 from lmech.stopping import StoppedError
+from lmech.values import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -159,8 +159,8 @@ def _check(columns: Sequence[str] | None, known: Sequence[str]) -> None:
 
 def _mistake(text: str, word: str = "", choices: Iterable[str] = ()) -> ValueError:
     """A ConfigError, with the choice that is nearest to ``word`` and all of them."""
-    from lmech.config import ConfigError  # noqa: PLC0415 Hydra; `import lmech` is light
     from lmech.hints import nearest  # noqa: PLC0415
+    from lmech.values import ConfigError  # noqa: PLC0415 Hydra; `import lmech` is light
 
     listed = f" (there are {', '.join(choices)})" if choices else ""
     return ConfigError(text + nearest(word, choices) + listed)

@@ -9,9 +9,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from annotated_types import Ge, Gt, Interval
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,59 +19,16 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
-from typing_extensions import is_typeddict
 
-from lmech import paths, signatures
+from lmech import paths, values
 from lmech.hints import alike, nearest
-from lmech.signatures import Signature
+from lmech.values import KEYS, Config, ConfigError, Positive
 
-Config = dict[str, Any]
-Seed = Annotated[int, Interval(ge=0, lt=2**31)]
-Positive = Annotated[int, Ge(1)]
 Path_ = tuple[str, ...]
 
-# Every key that is not a parameter of some `_target_`.
-KEYS: dict[str, Any] = {
-    "name": Annotated[str, Field(pattern=r"^[\w.-]*\w$")],
-    "output": str,
-    "objective": Annotated[str, Field(min_length=1)] | None,
-    "steps": Annotated[int, Interval(ge=1, lt=2**31)],
-    "batch_size": Positive | None,
-    "microbatch": Positive | None,
-    "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
-    "output_scale": Annotated[FiniteFloat, Gt(0)],
-    "centred": bool,
-    "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
-    "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
-    "seed": Seed,
-    "seeds.init": Seed | None,
-    "seeds.batches": Seed | None,
-    "seeds.noise": Seed | None,
-    "seeds.probes": Seed | None,
-    "seeds.subset": Seed | None,
-    "stop.train_loss": float | None,
-    "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
-    "init_from": str | None,
-    "snapshots": list[Annotated[int, Ge(0)]],
-    "rerun": Literal["missing", "failed", "all"],
-    "on_failure": Literal["continue", "stop"],
-    "execution.mode": Literal["auto", "map", "vmap", "loop"],
-    "execution.lanes": Positive | None,
-    "execution.devices": Positive | None,
-    "execution.chunk": Positive,
-    "execution.compile_cache": bool,
-    "execution.save_every": Annotated[float, Ge(0)],
-    "precision.dtype": Literal["float32", "float64"],
-    "precision.matmul": Literal["highest", "high", "default"],
-}
 NOT_OF_A_JOB = ("sweep", "experiment")
 # Sections that are one call each; `observables` holds one call an entry.
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
-
-
-class ConfigError(ValueError):
-    """A key, option or value that cannot be: one line, with what to write instead."""
 
 
 @cache
@@ -215,16 +171,7 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
     target = known.get(f"{section}._target_")
     if target is None:
         return []
-    return [f"{section}.{name}" for name in signature(section, target).kinds]
-
-
-def signature(path: str, target: str) -> Signature:
-    """What the ``_target_`` of the section at ``path`` takes. Raises ConfigError."""
-    try:
-        return signatures.signature(target, by_name=path == "optimizer")
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"{path}._target_={target}: {_one_line(cause)}") from error
+    return [f"{section}.{name}" for name in values.signature(section, target).kinds]
 
 
 @cache
@@ -298,108 +245,38 @@ class Template:
         self._interpolates = any("${" in value for value in raw.values() if isinstance(value, str))
         self._checked: dict[str, Any] = {}
 
-    def with_values(self, values: Mapping[str, Any]) -> Config:
+    def with_values(self, chosen: Mapping[str, Any]) -> Config:
         """A config with these keys set (each value is checked once). Raises ConfigError.
 
         Where the config has interpolations, which may look at any key, it is resolved anew.
         """
-        for key in values:
+        for key in chosen:
             check_key(key, self._known)
         if self._interpolates:
             changed = self._base.copy()
-            for key, value in values.items():
+            for key, value in chosen.items():
                 OmegaConf.update(changed, key, value, force_add=True)
             return resolve(changed)
         result = self._config
-        for key, value in values.items():
+        for key, value in chosen.items():
             name = f"{key}={value!r}"
             if name not in self._checked:
                 self._checked[name] = _checked(self._config, key, value)
-            result = with_leaf(result, key, self._checked[name])
+            result = values.with_leaf(result, key, self._checked[name])
         _consistent(result)
         return result
 
 
-def changed(config: Config, values: Mapping[str, Any]) -> Config:
+def changed(config: Config, chosen: Mapping[str, Any]) -> Config:
     """The resolved config with these keys' values (each checked), other keys untouched."""
-    for key, value in values.items():
-        config = with_leaf(config, key, _checked(config, key, value))
+    for key, value in chosen.items():
+        config = values.with_leaf(config, key, _checked(config, key, value))
     return config
-
-
-def select(config: Config, key: str) -> Any:
-    """The value of a dotted key, None where there is none."""
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
-
-
-def with_leaf(config: Config, key: str, value: Any) -> Config:
-    """A copy of the config with the value at a dotted key; what lies elsewhere is shared."""
-    first, _, rest = key.partition(".")
-    return {**config, first: with_leaf(config[first], rest, value) if rest else value}
 
 
 def _checked(config: Config, key: str, value: Any) -> Any:
     """A value as its key's kind."""
-    return _argument(key, value, _kind(config, key))
-
-
-def _kind(config: Config, key: str) -> Any:
-    """What the value of a key may be."""
-    section, _, leaf = key.rpartition(".")
-    if key in KEYS:
-        return KEYS[key]
-    if leaf == "every":
-        return Positive
-    inner = [leaf]
-    while section and "_target_" not in select(config, section):
-        section, _, leaf = section.rpartition(".")
-        inner = [leaf, *inner]
-    if not section:
-        return Any
-    return _inner(signature(section, select(config, section)["_target_"]).kinds, inner)
-
-
-def _inner(kinds: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """The kind at a path in a dictionary of kinds: of a parameter, or of a table's entry."""
-    kind = kinds.get(path[0], Any)
-    if len(path) == 1:
-        return kind
-    for option in typing.get_args(kind) or (kind,):
-        if is_typeddict(option):
-            return _inner(typing.get_type_hints(option, include_extras=True), path[1:])
-    return Any
-
-
-def another(config: Config, key: str) -> Any:
-    """Another value that the key may have; its own where none is known."""
-    kind, value = _kind(config, key), select(config, key)
-    found = [*_near(value), *_choices(kind), *_halves(kind)]
-    for candidate in found if kind is not Any or value else []:
-        try:
-            other = check(key, candidate, kind)
-        except ConfigError:
-            continue
-        if other != value:
-            return other
-    return value
-
-
-def _halves(kind: Any) -> list[Any]:
-    """Tables of a kind, with ½ everywhere."""
-    options = [option for option in typing.get_args(kind) if is_typeddict(option)]
-    return [dict.fromkeys(typing.get_type_hints(option), 0.5) for option in options]
-
-
-def _near(value: Any) -> list[Any]:
-    """Values of about that size and kind."""
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int | float):
-        return [2 * value, (1 + value) / 2, 0.999 * value, value + 1, value - 1]
-    return [0.5, 1, True] if value is None else []
+    return values.argument(key, value, values.kind_of(config, key))
 
 
 def validated(config: Config) -> Config:
@@ -411,12 +288,12 @@ def validated(config: Config) -> Config:
         if section:
             result[section] = {
                 **result[section],
-                leaf: check(key, config[section][leaf], kind),
+                leaf: values.check(key, config[section][leaf], kind),
             }
         else:
-            result[key] = check(key, config[key], kind)
+            result[key] = values.check(key, config[key], kind)
     for name in CALLS:
-        result[name] = call(name, config[name])
+        result[name] = values.call(name, config[name])
     result["observables"] = {
         name: _observable(name, node) for name, node in config["observables"].items()
     }
@@ -438,9 +315,9 @@ def _known(config: Config) -> None:
 
 def _observable(name: str, node: Config) -> Config:
     path = f"observables.{name}"
-    every = check(f"{path}.every", node.get("every"), Positive)
+    every = values.check(f"{path}.every", node.get("every"), Positive)
     rest = {key: value for key, value in node.items() if key != "every"}
-    return {**call(path, rest), "every": every}
+    return {**values.call(path, rest), "every": every}
 
 
 def _consistent(config: Config) -> None:
@@ -452,59 +329,3 @@ def _consistent(config: Config) -> None:
             )
     if "learning_rate" not in config["optimizer"]:
         raise ConfigError("optimizer.learning_rate is missing: schedules act on it")
-
-
-def check(key: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind`` (strictly: no text for a number), or ConfigError."""
-    adapter = _adapter(kind)
-    if adapter is None:
-        return value
-    try:
-        return adapter.validate_python(value, strict=True)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        hint = nearest(str(value), _choices(kind)) if isinstance(value, str) else ""
-        if isinstance(value, dict):  # which of its entries
-            key, value = ".".join([key, *map(str, problem["loc"])]), problem["input"]
-        raise ConfigError(f"{key}={value}: {problem['msg'].lower()}{hint}") from None
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any] | None:
-    """None for an annotation that pydantic cannot check."""
-    try:
-        return _cached_adapter(kind)
-    except Exception:
-        return None
-
-
-_cached_adapter = cache(TypeAdapter)
-
-
-def _choices(kind: Any) -> list[str]:
-    if typing.get_origin(kind) is Literal:
-        return list(typing.get_args(kind))
-    return [choice for part in typing.get_args(kind) for choice in _choices(part)]
-
-
-def call(path: str, node: Any) -> Config:
-    """A ``_target_`` node whose keys are the target's parameters and whose values fit them."""
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise ConfigError(f"{path} needs a _target_")
-    target = node["_target_"]
-    kinds = signature(path, target).kinds
-    for key in node:
-        if key != "_target_" and key not in kinds:
-            raise ConfigError(
-                f"unknown key '{path}.{key}': {target} has no such parameter{nearest(key, kinds)}"
-            )
-    return {
-        key: value if key == "_target_" else _argument(f"{path}.{key}", value, kinds[key])
-        for key, value in node.items()
-    }
-
-
-def _argument(path: str, value: Any, kind: Any) -> Any:
-    """A value of that kind, or a call that makes one."""
-    if isinstance(value, dict) and "_target_" in value:
-        return call(path, value)
-    return check(path, value, kind)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from lmech.config import ConfigError
 from lmech.hints import nearest
+from lmech.values import ConfigError
 
 RESAMPLES = 2000
 GENERATOR = 0  # the seed of every bootstrap: the same draws every time

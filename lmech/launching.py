@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmech import claims, formats
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lmech import planning
-from lmech.config import ConfigError
 from lmech.disk import write_text
 from lmech.planning import Job
+from lmech.values import ConfigError
 
 NAME = "manifest.jsonl"
 REQUEST = "request.json"

@@ -25,7 +25,6 @@ from lmech import (
     tuning,
 )
 from lmech.building import Batch
-from lmech.config import Config, ConfigError
 from lmech.disk import read_yaml, write_json, write_table, write_yaml
 from lmech.engine import Visit
 from lmech.manifest import Entry
@@ -35,6 +34,7 @@ from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
+from lmech.values import Config, ConfigError
 
 Steps = Sequence[int] | slice | str | None
 Asked = dict[str, list[int]]  # observable → steps

@@ -6,6 +6,7 @@ n^-c, c by how the optimizer's updates scale (Yang & Hu 2021, "abc parametrizati
 turns table and roles into the trees.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -30,8 +31,8 @@ class Scales(NamedTuple):
     """Per tensor: scale of the model's own init, forward multiplier, learning-rate multiplier, …
 
     ``decay`` multiplies the weight that the optimizer's decay sees (beside the learning-rate
-    multiplier, which acts on the whole update), ``epsilon`` its ε (None: all 1), and ``output``,
-    a scalar, the model's outputs.
+    multiplier, which acts on the whole update; None: a decay goes with the learning rate),
+    ``epsilon`` its ε (None: all 1), and ``output``, a scalar, the model's outputs.
     """
 
     init: Tree
@@ -72,18 +73,19 @@ def with_output(scales: Scales, growth: Growth | None, shapes: Tree, scale: floa
     """Outputs times α, and rates such that at the start the function moves as fast as at α = 1.
 
     A gradient is α times as large, and what an update does to the outputs too: the rates are
-    divided by α² (SGD) or α (Adam, muon); α → ∞ is lazy training (Chizat et al. 2019). Raises
-    ValueError for an optimizer that does not say how its updates scale.
+    divided by α² (SGD) or α (Adam, muon); α → ∞ is lazy training (Chizat et al. 2019). A decay
+    that does not go with the learning rate stays what it is. Raises ValueError for an optimizer
+    that does not say how its updates scale.
     """
     if scale == 1:
         return scales
     family = known(growth).family
-
-    def slower(rate: float, shape: Any) -> float:
-        return rate / scale ** SHIFTED[family(tuple(shape.shape))]
-
+    slower = jax.tree.map(lambda leaf: scale ** SHIFTED[family(tuple(leaf.shape))], shapes)
+    decay = scales.decay
     return scales._replace(
-        output=scale, learning_rate=jax.tree.map(slower, scales.learning_rate, shapes)
+        output=scale,
+        learning_rate=jax.tree.map(operator.truediv, scales.learning_rate, slower),
+        decay=None if decay is None else jax.tree.map(operator.mul, decay, slower),
     )
 
 
@@ -178,7 +180,8 @@ def abc(
     def scales(model: Model) -> Scales:
         rows = [factors(tensor, model) for tensor in roles.tensors(model, base_width, base_depth)]
         tree = jax.tree.structure(model.shapes)
-        return Scales(*(jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)))
+        found = Scales(*(jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)))
+        return found._replace(decay=None) if weight_decay == "coupled" else found
 
     return scales
 

@@ -13,11 +13,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from lmech import config as configs
-from lmech import snapshots, sweeps
-from lmech.config import Config, ConfigError
+from lmech import snapshots, sweeps, values
 from lmech.datasets import Data, check
 from lmech.disk import read_yaml
 from lmech.seeds import stream_seeds
+from lmech.values import Config, ConfigError
 
 # Raise it when a change to the code changes a job's numbers beyond rounding: old results are then
 # not passed off as new ones. tests/test_golden.py holds the numbers that go with it.
@@ -62,7 +62,7 @@ def digest(value: Any) -> str:
 @cache
 def _source(path: str, target: str) -> str | None:
     """Checksum of the file that defines a user's ``_target_`` (None: ours or a library's)."""
-    file = configs.signature(path, target).source
+    file = values.signature(path, target).source
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
@@ -182,7 +182,7 @@ def static(config: Config) -> Config:
     kept = {**science, "observables": config["observables"], "execution": _execution(config)}
     for key in input_keys(config):
         if key.partition(".")[0] in kept:
-            kept = configs.with_leaf(kept, key, "input")
+            kept = values.with_leaf(kept, key, "input")
     return kept
 
 
@@ -208,9 +208,9 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     jobs: dict[str, Job] = {}
     for block in blocks:
         own: dict[str, Job] = {}
-        for values in sweeps.settings(block):
-            config = composed(values)
-            shown = {key: values.get(key, configs.select(config, key)) for key in swept}
+        for chosen in sweeps.settings(block):
+            config = composed(chosen)
+            shown = {key: chosen.get(key, values.select(config, key)) for key in swept}
             job = job_of(config, shown)
             if job.id in own:
                 raise ConfigError(
@@ -228,9 +228,9 @@ def each(lists: Sequence[Sequence[str]], fixed: Collection[str] = ()) -> list[Jo
     """
     composed = _composer(())
     jobs = []
-    for values in map(setting, lists):
-        config = composed(values)
-        shown = {key: value for key, value in values.items() if key not in fixed}
+    for chosen in map(setting, lists):
+        config = composed(chosen)
+        shown = {key: value for key, value in chosen.items() if key not in fixed}
         jobs.append(job_of(config, shown))
     return jobs
 

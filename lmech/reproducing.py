@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import claims as verdicts
 from lmech import config, hints, manifest, planning, sweeps
-from lmech.config import ConfigError
 from lmech.disk import atomically, link_folder, write_json
 from lmech.planning import Job
+from lmech.values import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

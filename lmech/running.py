@@ -25,7 +25,6 @@ from lmech import (
 from lmech.arranging import Batch, arranged
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
-from lmech.config import ConfigError
 from lmech.disk import write_json, write_weights
 from lmech.engine import End, Snapshot
 from lmech.lanes import Record, Saved
@@ -37,6 +36,7 @@ from lmech.progress import Tally
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
+from lmech.values import ConfigError
 
 
 def run_sweep(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lmech import building, config, formats, planning, roles
-from lmech.config import Config, ConfigError
+from lmech import building, formats, modelling, planning, roles, values
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.values import Config, ConfigError
 
 COLUMNS = (
     *("tensor", "shape", "role", "× width", "init std", "multiplier", "learning rate"),
@@ -49,13 +49,13 @@ def _title(job: Job) -> str:
 
 def _table(job: Config, title: str) -> Table:
     data = building.load_data(job)
-    model, (scales,) = building.model_of(job, data), building.scales_of([job], data)
+    model, (scales,) = modelling.model_of(job, data), modelling.scales_of([job], data)
     trees_of = (scales.init, scales.multiplier, scales.learning_rate, scales.decay, scales.epsilon)
     factors = [trees.named_leaves(tree) for tree in trees_of]
     spreads = trees.named_leaves(model.spread_at(model.width))
     known = {}
     if model.width is not None:
-        base = config.select(job, "parametrization.base_width") or model.width
+        base = values.select(job, "parametrization.base_width") or model.width
         known = {t.path: t for t in roles.tensors(model, base, None)}
     table = Table(*COLUMNS, title=title)
     for path, leaf in trees.named_leaves(model.shapes).items():

@@ -6,8 +6,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from lmech.config import Config, ConfigError
 from lmech.hints import nearest
+from lmech.values import Config, ConfigError
 
 NAME = re.compile(r"([\w-]+)@(\d+|last)")
 

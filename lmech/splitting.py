@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-from lmech import building, config, member, planning, programs
-from lmech.config import Config, ConfigError
+from lmech import building, member, planning, programs, values
 from lmech.datasets import Data
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
+from lmech.values import Config, ConfigError
 
 
 def texts(job: Config, longest: int) -> dict[str, str]:
@@ -30,17 +30,17 @@ def variants(group: Sequence[Job]) -> dict[str, Config]:
     """
     first = group[0]
     swept = {
-        key: config.select(job.config, key)
+        key: values.select(job.config, key)
         for job in group
         for key in job.overrides
         if job.overrides[key] != first.overrides[key]
     }
     keys = [key for key in planning.input_keys(first.config) if key not in swept]
-    others = swept | {key: config.another(first.config, key) for key in keys}
+    others = swept | {key: values.another(first.config, key) for key in keys}
     return {
-        key: config.with_leaf(first.config, key, value)
+        key: values.with_leaf(first.config, key, value)
         for key, value in others.items()
-        if value != config.select(first.config, key)
+        if value != values.select(first.config, key)
     }
 
 
@@ -123,7 +123,7 @@ def static_keys(jobs: Sequence[Job]) -> str:
 
 def _programs(jobs: Sequence[Job], key: str) -> int:
     """How many static values a swept key takes, or programs it makes where the others rest."""
-    own = {planning.digest(config.select(planning.static(job.config), key)) for job in jobs}
+    own = {planning.digest(values.select(planning.static(job.config), key)) for job in jobs}
     peers: dict[str, set[str]] = {}
     for job in jobs:
         rest = planning.digest({k: v for k, v in job.overrides.items() if k != key})

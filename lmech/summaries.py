@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from lmech.config import ConfigError
 from lmech.grids import (
     AVERAGES,
     SIGNS,
@@ -31,6 +30,7 @@ from lmech.grids import (
     resampled,
     vertex,
 )
+from lmech.values import ConfigError
 
 DIRECTIONS = {"below": 1.0, "above": -1.0}
 

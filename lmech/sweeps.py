@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 
 from lmech import config as configs
 from lmech import hints
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 Values = list[Any]
 Setting = dict[str, Any]  # swept key → its value in one job

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from lmech import building, config, engine, member
-from lmech.config import Config
 from lmech.engine import End
 from lmech.numerics import krylov
 from lmech.numerics.krylov import Operator, Ritz
 from lmech.observables import Observable, State
 from lmech.recorder import Recorder
+from lmech.values import Config
 
 # The observables of any net; attention logits are refused where there are none.
 PRESETS = [name for name in config.groups()["observables"] if name != "attention_logits"]

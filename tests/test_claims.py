@@ -8,7 +8,7 @@ import pytest
 
 from lmech import formats
 from lmech.claims import Claim, exit_code, judge, parse, verdict
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 STATED = {
     "claim": "the ratio is about one",

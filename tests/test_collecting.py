@@ -11,7 +11,7 @@ import pytest
 import lmech
 from lmech.cli import main
 from lmech.collecting import read_jobs, read_runs, sweeps
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 RATES = {"a1": 0.1, "b2": 0.2, "c3": 0.3, "d4": 0.4}
 FINISHED = ("a1", "b2")

@@ -3,7 +3,7 @@
 import pytest
 
 from lmech import config, planning, sweeps
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 # What the user wrote, and what the message must contain.
 MUTATIONS = [

@@ -10,13 +10,13 @@ from jax.flatten_util import ravel_pytree
 from problems import block_krylov, column, job, measured, state, train
 
 from lmech import building
-from lmech.config import ConfigError
 from lmech.datasets import Examples
 from lmech.numerics import krylov, tracking
 from lmech.observables import matrices, training_examples
 from lmech.observables.curvature import effective_sharpness, layer_sharpness, sharpness
 from lmech.observables.spectrum import diagonal, frobenius, spectral_density, trace
 from lmech.problem import loss_and_gradient
+from lmech.values import ConfigError
 
 pytestmark = pytest.mark.usefixtures("x64")
 

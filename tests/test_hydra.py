@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from lmech import application, config, engine, paths, planning
 from lmech.cli import main
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 # SQLAlchemy's, of the optuna that hydra-optuna-sweeper needs.
 pytestmark = pytest.mark.filterwarnings("ignore:Deprecated API features detected")

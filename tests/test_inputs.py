@@ -10,13 +10,13 @@ from jax.flatten_util import ravel_pytree
 from problems import PRESETS, column, job, train
 
 from lmech import building, config, datasets, engine, member, planning, sampling
-from lmech.config import ConfigError
 from lmech.datasets import Examples
 from lmech.engine import End
 from lmech.observables import training_examples
 from lmech.observables.features import dead_units
 from lmech.problem import count, masked
 from lmech.recorder import Recorder
+from lmech.values import ConfigError
 
 pytestmark = pytest.mark.usefixtures("x64")
 

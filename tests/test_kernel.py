@@ -9,12 +9,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from problems import block_krylov, column, job, measured, state, train
 
-from lmech.config import ConfigError
 from lmech.models.mlp import mlp
 from lmech.numerics import features, kernels
 from lmech.numerics.precision import numerics
 from lmech.observables import training_examples
 from lmech.observables.kernel import cka, ntk, ntk_eigenvalues
+from lmech.values import ConfigError
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from problems import job
 
-from lmech import building
+from lmech import modelling
 from lmech.cli import main
 from lmech.datasets import Data, Examples
 from lmech.models.cnn import cnn
@@ -123,7 +123,7 @@ def captured(model, x):
     _, found = model.apply(
         params, jnp.asarray(x), capture_intermediates=True, mutable=["intermediates"]
     )
-    return building._layers(found["intermediates"])
+    return modelling._layers(found["intermediates"])
 
 
 def case(name, **keys):
@@ -540,7 +540,7 @@ def test_a_model_of_tokens_has_the_precision_of_the_config(dtype):
     }
     x = inputs(TOKENS)
     examples = Examples(x, np.eye(C, dtype=dtype)[x[:, 0]])
-    problem = building.build_problem(config, Data(examples, examples))
-    shapes = building.shapes_of(problem)
+    problem = modelling.build_problem(config, Data(examples, examples))
+    shapes = modelling.shapes_of(problem)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(dtype)}
     assert jax.eval_shape(problem.apply, shapes, x).dtype == dtype

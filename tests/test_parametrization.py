@@ -7,7 +7,7 @@ import pytest
 import yaml
 from problems import job, measured, state, train
 
-from lmech import building, config, paths, planning, roles, tables
+from lmech import building, config, modelling, paths, planning, roles, tables
 from lmech.cli import main
 from lmech.models.declared import Declared
 from lmech.numerics import trees
@@ -38,7 +38,7 @@ def shifted(form):
 def scales(*overrides):
     """Each tensor's factors, by path and by name."""
     resolved = job(*overrides)
-    found = building.scales_of([resolved], building.load_data(resolved))[0]
+    found = modelling.scales_of([resolved], building.load_data(resolved))[0]
     names = ("init", "multiplier", "learning_rate", "decay", "epsilon")
     by_name = {name: trees.named_leaves(getattr(found, name)) for name in names}
     return {path: {n: by_name[n][path] for n in names} for path in by_name["init"]}
@@ -46,7 +46,7 @@ def scales(*overrides):
 
 def tensors(*overrides, base_width=8, base_depth=None):
     resolved = job(*overrides)
-    model = building.model_of(resolved, building.load_data(resolved))
+    model = modelling.model_of(resolved, building.load_data(resolved))
     return {t.path: t for t in roles.tensors(model, base_width, base_depth)}
 
 
@@ -90,7 +90,7 @@ def test_the_forms_of_mup_are_one_training_bit_for_bit_at_width_ratios_of_powers
     configs = [job(f"model.width={width}", *own, *optimizer, *shifted(form)) for form in FORMS]
     recorder, end = train(configs, mode="map")
     data = building.load_data(configs[0])
-    multipliers = [s.multiplier for s in building.scales_of(configs, data)]
+    multipliers = [s.multiplier for s in modelling.scales_of(configs, data)]
 
     def effective(place):
         params = jax.tree.map(lambda leaf: leaf[place], end.params)
@@ -280,10 +280,12 @@ def test_initial_spreads_are_the_bases_times_the_tables_power_of_the_width(name,
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("output_scale", [1, 4])
 @pytest.mark.parametrize("mode", ["coupled", "width_free", "independent"])
-def test_what_a_decay_takes_off_each_tensor(mode):
-    """Coupled: η·C·λ of it a step; width_free: ηλ; independent: λ."""
+def test_what_a_decay_takes_off_each_tensor(mode, output_scale):
+    """Coupled: η·C·λ of it a step; width_free: ηλ; independent: λ; C with the outputs' scale."""
     own = ["parametrization=mup", "parametrization.base_width=8", "model.width=32", "steps=1"]
+    own += [f"output_scale={output_scale}"]
     adamw = ["optimizer=adamw", "optimizer.learning_rate=0.01", "precision=float64"]
     decays = [f"parametrization.weight_decay={mode}"]
     configs = [job(*own, *adamw, *decays, f"optimizer.weight_decay={decay}") for decay in (0, 0.3)]

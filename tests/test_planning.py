@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from lmech import planning, sweeps
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 FAST = ["dataset=chebyshev", "observables=[loss]"]
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lmech import config, reproducing
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 NODE = {"name": "toy", "module": "toy_module", "sweep": {"seed": [0]}, "claims": []}
 

@@ -12,8 +12,8 @@ import pytest
 from annotated_types import Ge
 from pydantic import FiniteFloat
 
-from lmech import cli, config, signatures
-from lmech.config import ConfigError
+from lmech import cli, signatures, values
+from lmech.values import ConfigError
 
 ROOT = Path(__file__).parents[1]
 SWEEP = [
@@ -279,7 +279,7 @@ def test_a_class_that_the_memo_does_not_import_checks_as_the_class_itself():
         lines = []
         for kind in (Observable, kept):
             with pytest.raises(ConfigError) as error:
-                config.check("observables.x.of", value, kind)
+                values.check("observables.x.of", value, kind)
             lines.append(str(error.value))
         assert lines[0] == lines[1]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import config, planning, splitting
+from lmech import config, planning, splitting, values
 from lmech.cli import main
 
 TINY = [
@@ -36,7 +36,7 @@ def test_another_value_of_a_presets_inputs_leaves_every_programs_text_and_the_ke
     rest = first
     for key, variant in variants.items():
         if not key.startswith(group):
-            rest = config.with_leaf(rest, key, config.select(variant, key))
+            rest = values.with_leaf(rest, key, values.select(variant, key))
     own = {key: variant for key, variant in variants.items() if key.startswith(group)}
     assert own
     reference = splitting.texts(first, 6)

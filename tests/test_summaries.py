@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmech.config import ConfigError
 from lmech.summaries import (
     drift,
     final,
@@ -16,6 +15,7 @@ from lmech.summaries import (
     regret,
     sensitivity,
 )
+from lmech.values import ConfigError
 
 RATES = 2.0 ** np.arange(-6, 3)
 NAN, INF = np.nan, np.inf

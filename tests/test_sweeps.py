@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmech import planning, sweeps
-from lmech.config import ConfigError
+from lmech.values import ConfigError
 
 FAST = ["dataset=chebyshev", "observables=[loss]"]
 

@@ -34,8 +34,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     with the smallest's best rate, in nats (means of the loss itself).
     ``worst_step``: the largest ratio of the best losses of successive values (at most 1: wider is
     better). ``first_best``, ``last_best``: log2 of the best rate on the grid, of the smallest and
-    of the largest value, and ``farthest`` how far the farthest of all is from μP's published
-    2^-5.47 (the scale ``mup``). ``sensitivity``: octaves within 10 % of the best loss, of the value
+    of the largest value; ``lowest_best``, ``highest_best``: of all. ``sensitivity``: octaves within
+    10 % of the best loss, of the value
     where that is narrowest. ``edges``: values whose best rate is at the grid's edge, where nothing
     else is known.
     """
@@ -60,7 +60,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 "worst_step": np.exp((best["log_loss"] - best["log_loss"].shift()).max()),
                 "first_best": np.log2(best["best"].iloc[0]),
                 "last_best": np.log2(best["best"].iloc[-1]),
-                "farthest": (np.log2(best["best"]) + 5.47).abs().max(),
+                "lowest_best": np.log2(best["best"]).min(),
+                "highest_best": np.log2(best["best"]).max(),
                 "sensitivity": flat["octaves"].min(),
                 "edges": int((best["position"] != "inside").sum()),
                 "seeds": sorted(own["seed"].unique().tolist()),

@@ -1,0 +1,147 @@
+"""From a config to its model on the data, and to what its parametrization makes of it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from hydra.utils import get_method, instantiate
+from jax import lax
+
+from lmech import datasets, optimizers, planning
+from lmech.datasets import Data
+from lmech.models.declared import Declared
+from lmech.numerics import trees
+from lmech.parametrization import Scales, complete, with_constants, with_output
+from lmech.problem import Params, Problem
+from lmech.roles import Model
+from lmech.values import Config
+
+
+def _module(config: Config, data: Data) -> Any:
+    """The model for this data."""
+    factory = get_method(config["model"]["_target_"])
+    takes_outputs = "outputs" in inspect.signature(factory).parameters
+    given = {"outputs": datasets.outputs(data)} if takes_outputs else {}
+    return instantiate(config["model"], **given)
+
+
+def build_problem(config: Config, data: Data) -> Problem:
+    """The model on this data: init, apply, loss."""
+    model = _module(config, data)
+    example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
+
+    def init(key: jax.Array) -> Any:
+        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        # Inputs that are tokens do not tell a model in which precision its weights should be.
+        return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, x)
+
+    def activations(params: Any, x: jax.Array) -> dict[str, Any]:
+        _, captured = model.apply(
+            {"params": params}, x, capture_intermediates=True, mutable=["intermediates"]
+        )
+        return _layers(captured["intermediates"])
+
+    return Problem(init, apply, instantiate(config["loss"]), activations)
+
+
+def shapes_of(problem: Problem) -> Params:
+    """Shapes of the problem's parameters; nothing compiles."""
+    return jax.eval_shape(lambda: problem.init(jax.random.key(0)))
+
+
+def _layers(captured: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Flax's tree of captured outputs, ``{"hidden_1": {"__call__": (h,)}}``, by path."""
+    layers: dict[str, Any] = {}
+    for name, node in captured.items():
+        if name == "__call__":
+            continue
+        here = f"{path}/{name}".lstrip("/")
+        layers |= _layers(node, here)
+        if "__call__" in node:
+            layers[here] = node["__call__"][0]
+    return layers
+
+
+def build_optimizer(config: Config) -> optimizers.Optimizer:
+    """The section's optimizer; its floats are hyperparameters, given later."""
+    node = config["optimizer"]
+    static = {k: v for k, v in node.items() if k != "_target_" and not isinstance(v, float)}
+    return optimizers.optimizer(get_method(node["_target_"]), **static)
+
+
+def scales_of(configs: Sequence[Config], data: Data) -> list[Scales]:
+    """Each job's parametrization as trees; equal ones are made once."""
+    made: dict[str, Scales] = {}
+
+    def one(config: Config) -> Scales:
+        parts = ("model", "parametrization", "optimizer", "output_scale")
+        key = planning.digest([config[part] for part in parts])
+        if key not in made:
+            model = model_of(config, data)
+            scales = with_constants(instantiate(config["parametrization"])(model), model)
+            scales = with_output(scales, model.growth, model.shapes, config["output_scale"])
+            made[key] = complete(scales)
+        return made[key]
+
+    return [one(config) for config in configs]
+
+
+def model_of(config: Config, data: Data) -> Model:
+    """What a parametrization may look at."""
+    section = config["model"]
+    width, depth = (section.get(key) for key in ("width", "depth"))
+
+    def at(width: int | None) -> Problem:
+        sized = section if width is None else {**section, "width": width}
+        return build_problem({**config, "model": sized}, data)
+
+    def shapes_at(width: int | None) -> Any:
+        return _remembered(_shapes, width, lambda: shapes_of(at(width)))
+
+    def _remembered(memo: dict[str, Any], width: int | None, make: Callable[[], Any]) -> Any:
+        inputs = [*data.train.x.shape[1:], datasets.outputs(data), config["precision"]["dtype"]]
+        key = planning.digest([section, width, *inputs])
+        return memo[key] if key in memo else memo.setdefault(key, make())
+
+    return Model(
+        shapes=shapes_at(width),
+        width=width,
+        depth=depth,
+        shapes_at=shapes_at,
+        spread_at=lambda width: _remembered(_spreads, width, lambda: _spread(at(width))),
+        declared=getattr(_module(config, data), "declared", Declared()),
+        growth=build_optimizer(config).growth,
+        learning_rate=config["optimizer"]["learning_rate"],
+    )
+
+
+_shapes: dict[str, Any] = {}  # by model and width: the same for all jobs of a process
+_spreads: dict[str, Any] = {}
+FEW = 4096
+"""A tensor of fewer entries is drawn more often, for its spread."""
+DRAWS = 64
+
+
+def _spread(problem: Problem) -> Any:
+    """Root mean square of each tensor of a model's own init, over several draws of small ones."""
+    shapes = trees.named_leaves(shapes_of(problem))
+    few = [path for path, leaf in shapes.items() if leaf.size < FEW]
+
+    def squares(key: jax.Array) -> dict[str, jax.Array]:
+        drawn = trees.named_leaves(problem.init(key))
+        return {path: jnp.mean(jnp.square(leaf)) for path, leaf in drawn.items()}
+
+    def of_few(key: jax.Array) -> dict[str, jax.Array]:
+        found = squares(key)
+        return {path: found[path] for path in few}  # the others are not drawn
+
+    once = jax.jit(lambda: squares(jax.random.key(0)))()
+    keys = jax.jit(lambda: lax.map(of_few, jax.random.split(jax.random.key(1), DRAWS)))()
+    often = {path: values.mean() for path, values in keys.items()}
+    roots = {path: float(value) ** 0.5 for path, value in {**once, **often}.items()}
+    return jax.tree.unflatten(jax.tree.structure(shapes_of(problem)), list(roots.values()))
