@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lmech import building, locking, manifest, planning, tuning
 from lmech.disk import write_json
 from lmech.manifest import Entry
-from lmech.member import Program
+from lmech.member import Program, Room
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.values import ConfigError
@@ -79,7 +79,8 @@ def _write_request(target: Path, request: Mapping[str, Any]) -> None:
 
 def _way(program: Program) -> dict[str, Any]:
     """How a program runs."""
-    return {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
+    way = {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
+    return way | ({"room": list(program.room)} if program.room else {})
 
 
 def _tuned(
@@ -88,7 +89,8 @@ def _tuned(
     """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
     asked = group[0].config["execution"]
     if known:
-        fixed = {key: known[key] for key in ("mode", "capacity")}
+        fixed = {"mode": known["mode"], "capacity": known["capacity"]}
+        fixed |= {"room": Room(*known["room"])} if "room" in known else {}
         lanes = min(asked["lanes"], len(group)) if asked["lanes"] else known["lanes"]
         return replace(setup.program, **fixed), lanes
     with numerics(group[0].config["precision"]["matmul"]):

@@ -22,7 +22,7 @@ from lmech import (
 )
 from lmech.datasets import Data
 from lmech.disk import read_weights
-from lmech.member import Carry, Feed, Inputs, Mode, Program, Stop
+from lmech.member import Carry, Feed, Inputs, Mode, Program, Room, Rows, Stop
 from lmech.numerics import kernels, trees
 from lmech.observables import Memory
 from lmech.problem import Params, Problem
@@ -76,11 +76,25 @@ def _hyperparameters(config: Config) -> dict[str, float]:
     return clip | {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
 
 
-def build_program(config: Config, data: Data, longest: int, subset: int | None = None) -> Program:
-    """The static part, shared by all jobs of a group.
+class Extent(NamedTuple):
+    """What the jobs of a group need at most: it fixes the shapes of their program."""
 
-    ``longest`` is their largest horizon, ``subset`` the least number of examples that count.
-    """
+    longest: int
+    """The largest horizon."""
+    room: Room | None
+    """For the training examples that count."""
+
+
+def extent(configs: Sequence[Config], data: Data) -> Extent:
+    """Of these jobs."""
+    fractions = [c["data_fraction"] for c in configs if c["data_fraction"] is not None]
+    counts = [sampling.count(len(data.train.x), fraction) for fraction in fractions]
+    room = Room(min(counts), max(counts)) if counts else None
+    return Extent(max(config["steps"] for config in configs), room)
+
+
+def build_program(config: Config, data: Data, extent: Extent) -> Program:
+    """The static part, shared by all jobs of a group."""
     observables, every = {}, {}
     for name, node in config["observables"].items():
         every[name] = node["every"]
@@ -94,10 +108,10 @@ def build_program(config: Config, data: Data, longest: int, subset: int | None =
         every=every,
         batch_size=config["batch_size"],
         microbatch=config["microbatch"],
-        capacity=engine.chunk_capacity(every, longest, execution["chunk"]),
+        capacity=engine.chunk_capacity(every, extent.longest, execution["chunk"]),
         mode=usual_mode() if execution["mode"] == "auto" else execution["mode"],
         devices=_devices(execution["devices"]),
-        subset=subset,
+        room=extent.room,
         centred=config["centred"],
     )
 
@@ -123,6 +137,10 @@ def _streams(config: Config) -> dict[str, int]:
 def chosen_examples(config: Config, data: Data) -> np.ndarray | None:
     """Indices of the training examples that count (None: all). Raises ConfigError."""
     fraction, size = config["data_fraction"], config["batch_size"]
+    if fraction is None and data.test is None:
+        raise ConfigError(
+            "this dataset has no test split of its own, it is what data_fraction leaves: set it"
+        )
     if fraction is None:
         return None
     chosen = sampling.subset(_streams(config)["subset"], len(data.train.x), fraction)
@@ -130,11 +148,19 @@ def chosen_examples(config: Config, data: Data) -> np.ndarray | None:
         raise ConfigError(
             f"batch_size={size}, but data_fraction={fraction} keeps {len(chosen)} training examples"
         )
+    if data.test is None and len(chosen) == len(data.train.x):
+        raise ConfigError(f"data_fraction={fraction} leaves nothing to test on")
     return chosen
 
 
-def _weights(chosen: np.ndarray | None, n: int) -> np.ndarray | None:
-    return None if chosen is None else np.isin(np.arange(n), chosen)
+def _rows(chosen: np.ndarray | None, n: int, room: Room | None) -> Rows | None:
+    if chosen is None or room is None:
+        return None
+    counts, order = np.isin(np.arange(n), chosen), sampling.probed(n)
+    chosen, left = order[counts[order]], np.flatnonzero(~counts)
+    own, others = np.zeros(room.most), np.zeros(n - room.fewest)
+    own[: len(chosen)], others[: len(left)] = chosen, left
+    return Rows(own, others, len(chosen))
 
 
 def noisy_targets(config: Config, data: Data) -> np.ndarray | None:
@@ -159,10 +185,13 @@ def _refuse_interaction(problem: Problem, data: Data) -> None:
 
 
 def build_inputs(
-    configs: Sequence[Config], data: Data, chosen: Sequence[np.ndarray | None]
+    configs: Sequence[Config],
+    data: Data,
+    chosen: Sequence[np.ndarray | None],
+    room: Room | None,
 ) -> Inputs:
     """What differs between the jobs, stacked: leaves [M] in the parameters' precision."""
-    dtype = configs[0]["precision"]["dtype"]
+    dtype, n = configs[0]["precision"]["dtype"], len(data.train.x)
 
     def stack(trees: Sequence[Any], dtype: str) -> Any:
         return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
@@ -178,7 +207,7 @@ def build_inputs(
         horizon=np.asarray([c["steps"] for c in configs], "int32"),
         stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
         targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
-        weights=stack([_weights(rows, len(data.train.x)) for rows in chosen], dtype),
+        rows=stack([_rows(own, n, room) for own in chosen], "int32"),
     )
 
 
@@ -211,7 +240,7 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
 def minibatches(
     configs: Sequence[Config], examples: int, chosen: Sequence[np.ndarray | None]
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """``steps [S] → indices [M, S, B]`` among the chosen, or None for full-batch training.
+    """``steps [S] → indices [M, S, B]`` into the member's own, or None for full-batch training.
 
     After a job's last step its minibatch stays that one.
     """
@@ -222,29 +251,26 @@ def minibatches(
     def drawn(config: Config, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
         count = examples if rows is None else len(rows)
         stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
-        indices = sampling.minibatches(stream, steps, count, size)
-        return indices if rows is None else rows[indices]
+        return sampling.minibatches(stream, steps, count, size)
 
     members = list(zip(configs, chosen, strict=True))
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])
 
 
 def build(
-    configs: Sequence[Config], program: Program | None = None, longest: int | None = None
+    configs: Sequence[Config], program: Program | None = None, whole: Extent | None = None
 ) -> Batch:
     """Everything the engine takes for jobs of one group, whose program may be there already.
 
-    ``longest`` is the group's largest horizon (None: these jobs').
+    ``whole`` is the group's extent (None: these jobs').
     """
     first, data = configs[0], load_data(configs[0])
     chosen = [chosen_examples(config, data) for config in configs]
     if program is None:
-        sizes = [len(rows) for rows in chosen if rows is not None]
-        longest = longest or max(config["steps"] for config in configs)
-        program = build_program(first, data, longest, min(sizes, default=None))
-        if sizes:
+        program = build_program(first, data, whole or extent(configs, data))
+        if program.room:
             _refuse_interaction(program.problem, data)
-    inputs = build_inputs(configs, data, chosen)
+    inputs = build_inputs(configs, data, chosen, program.room)
     return Batch(
         program=program,
         inputs=inputs,

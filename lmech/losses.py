@@ -6,11 +6,10 @@ positions, so that the mean over the examples is the loss of a token.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from annotated_types import Ge
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -45,18 +44,43 @@ def mse() -> Loss:
     return loss
 
 
-def cross_entropy(z_loss: Annotated[float, Ge(0)] = 0.0) -> Loss:
-    """−Σ_c y_c log softmax(f)_c + z (log Z)², Z = Σ_c exp(f_c), in nats.
+def log_stablemax(f: jax.Array) -> jax.Array:
+    """Log (s(f_c) / Σ s(f)), s(x) = x + 1 for x ≥ 0 and 1/(1 − x) below (Prieto et al. 2025).
+
+    It grows as log f, not as f: no logit is so large that another's part is rounded away.
+    """
+    grown = jnp.log1p(jnp.abs(f))
+    logs = jnp.where(f >= 0, grown, -grown)
+    return logs - jax.nn.logsumexp(logs, axis=-1, keepdims=True)
+
+
+LOG_PROBABILITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "softmax": jax.nn.log_softmax,
+    "stablemax": log_stablemax,
+}
+
+
+def cross_entropy(
+    z_loss: Annotated[float, Ge(0)] = 0.0,
+    probabilities: Literal["softmax", "stablemax"] = "softmax",
+    precision: Literal["float32", "float64"] | None = None,
+) -> Loss:
+    """−Σ_c y_c log p(f)_c + z (log Z)², p the softmax and Z = Σ_c exp(f_c), in nats.
 
     ``z_loss`` is z: the second term holds log Z near 0, where softmax leaves it free (Chowdhery et
     al. 2022, "PaLM"; Wortsman et al. 2023 use 1e-4). With it, the Gauss–Newton matrix is no longer
-    the Fisher information.
+    the Fisher information. ``stablemax``: see ``log_stablemax``.
+
+    ``precision`` is that of the logarithm alone (None: the outputs'). In float32 the probability
+    of a class that is off by less than 1e-7 rounds to 1, and so its gradient to 0; float64 keeps
+    both in a float32 model (Nanda et al. 2023).
     """
 
     def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
-        values = optax.softmax_cross_entropy(outputs, targets(y, outputs))
+        f = outputs if precision is None else outputs.astype(precision)
+        values = -jnp.sum(targets(y, f) * LOG_PROBABILITIES[probabilities](f), axis=-1)
         if z_loss:
-            values += z_loss * jnp.square(jax.nn.logsumexp(outputs, axis=-1))
-        return by_example(values)
+            values += z_loss * jnp.square(jax.nn.logsumexp(f, axis=-1))
+        return by_example(values).astype(outputs.dtype)
 
     return loss

@@ -32,6 +32,17 @@ class Stop(NamedTuple):
     train_accuracy: Any
 
 
+class Rows(NamedTuple):
+    """Which of the N training examples count, and which do not; the rest of the room is filled."""
+
+    own: Any
+    """[M, most]: indices of those that count, in the observables' order, then zeros."""
+    left: Any
+    """[M, N − fewest]: the others', ascending, then zeros."""
+    count: Any
+    """[M]: how many count."""
+
+
 class Inputs(NamedTuple):
     """What may differ between the members of one program; arrays with a leading member axis."""
 
@@ -42,8 +53,15 @@ class Inputs(NamedTuple):
     stop: Stop
     targets: Any = None
     """The training targets [M, N, …], where they are a member's own (None: the dataset's)."""
-    weights: Any = None
-    """[M, N]: 1 for a training example that counts, else 0 (None: all count)."""
+    rows: Rows | None = None
+    """The training examples that count (None: all do)."""
+
+
+class Room(NamedTuple):
+    """How many training examples count: of the member with the fewest, and with the most."""
+
+    fewest: int
+    most: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +79,8 @@ class Program:
     mode: Mode
     devices: int = 1
     """That share the lanes."""
-    subset: int | None = None
-    """How many training examples count at least, of any member (None: all); for checks alone."""
+    room: Room | None = None
+    """For the training examples that count, where not all do."""
     centred: bool = False
     """Whether outputs are what a member's function has changed by since its start."""
 
@@ -112,13 +130,25 @@ def _met(stop: Stop, values: Values) -> jax.Array:
 
 
 def _own(data: Data, inputs: Inputs) -> Data:
-    """The dataset as the member sees it: with its targets, and weights where some count."""
+    """The dataset as the member sees it: its targets, the examples that count, what is left."""
     y = data.train.y if inputs.targets is None else inputs.targets
-    return data._replace(train=Examples(data.train.x, y, inputs.weights))
+    train = Examples(data.train.x, y)
+    if inputs.rows is None:
+        return data._replace(train=train)
+    own, left, count = inputs.rows
+    others = len(y) - count
+    test = _first(data.train, left, others) if data.test is None else data.test
+    return data._replace(train=_first(train, own, count), test=test)
+
+
+def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
+    """The examples at the rows, of which the first ``count`` count."""
+    counts = jnp.arange(len(rows)) < count
+    return take(examples, rows)._replace(weight=counts.astype(jnp.int32))
 
 
 def _examples(data: Data, feed: Feed) -> Examples:
-    """The examples of one step; a minibatch is drawn among those that count."""
+    """The examples of one step; a minibatch is drawn among the first of the member's own."""
     return data.train if feed.batch is None else take(data.train, feed.batch)
 
 
@@ -135,7 +165,7 @@ def _state(
     return State(
         problem=parametrize(program.problem, inputs.scales, carry.origin),
         data=data,
-        subset=program.subset,
+        subset=None if program.room is None else program.room.fewest,
         params=carry.params,
         past=carry.past,
         step=carry.step,

@@ -80,6 +80,44 @@ def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
     return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
 
 
+def orthogonal_adamw(
+    learning_rate: Any, b1: Any, b2: Any, eps: Any, weight_decay: Any
+) -> optax.GradientTransformation:
+    """AdamW on what is left of each tensor's gradient orthogonal to the tensor: ⊥Grad.
+
+    g − (g·w / w·w) w: along w a gradient of cross-entropy only scales the logits (Prieto et al.
+    2025, "Grokking at the edge of numerical stability").
+    """
+
+    def orthogonal(g: jax.Array, w: jax.Array) -> jax.Array:
+        square = jnp.sum(w * w)
+        along = jnp.sum(g * w) / jnp.where(square > 0, square, 1)
+        return g - along * w
+
+    def update(updates: Tree, params: Tree) -> Tree:
+        return jax.tree.map(orthogonal, updates, params)
+
+    adamw = optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+    return optax.chain(optax.stateless(update), adamw)
+
+
+def fixed_norm_adamw(
+    learning_rate: Any, b1: Any, b2: Any, eps: Any, weight_decay: Any, norm: Any
+) -> optax.GradientTransformation:
+    """AdamW, then all weights together scaled to the norm: w ← norm · (w + u) / ‖w + u‖.
+
+    The constraint of Liu et al. 2023, "Omnigrok". It holds under learning-rate multipliers of 1.
+    """
+
+    def update(updates: Tree, params: Tree) -> Tree:
+        moved = optax.apply_updates(params, updates)
+        factor = norm / optax.global_norm(moved)
+        return jax.tree.map(lambda w, there: factor * there - w, params, moved)
+
+    adamw = optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+    return optax.chain(adamw, optax.stateless(update))
+
+
 def _find(state: Any, kind: type) -> Any:
     """The part of an optax state that is a ``kind``."""
     parts = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
@@ -149,6 +187,8 @@ GROWTH: dict[Any, Growth] = {
     optax.adagrad: ENTRYWISE,
     optax.lion: ENTRYWISE,
     optax.sign_sgd: ENTRYWISE,
+    orthogonal_adamw: ENTRYWISE,
+    fixed_norm_adamw: ENTRYWISE,
     optax.contrib.muon: ORTHOGONAL,
 }
 # A factory of one's own declares its rule as an attribute: ``my_optimizer.stability = rule``.

@@ -29,14 +29,24 @@ def minibatches(seed: int, steps: np.ndarray, n: int, batch_size: int) -> np.nda
     return rows
 
 
+def count(n: int, fraction: float) -> int:
+    """How many of n examples count: ⌈fraction · n⌉, at least one."""
+    # Less a rounding error: 0.7 · 10 is 7.000000000000001.
+    return max(1, math.ceil(fraction * n - 1e-9))
+
+
 def subset(seed: int, n: int, fraction: float) -> np.ndarray:
     """Indices of the ⌈fraction · n⌉ examples that count (at least one), ascending.
 
     The first of a permutation, so a smaller fraction's are among a larger one's.
     """
-    # Less a rounding error: 0.7 · 10 is 7.000000000000001.
-    size = max(1, math.ceil(fraction * n - 1e-9))
+    size = count(n, fraction)
     return np.sort(seeds.generator(seed, "subset", 0).permutation(n)[:size]).astype(np.int32)
+
+
+def probed(n: int) -> np.ndarray:
+    """The order of n examples in which observables take some of them: the same for every job."""
+    return np.random.Generator(np.random.Philox(0)).permutation(n)
 
 
 def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:

@@ -6,18 +6,16 @@ from typing import Any
 import jax
 
 from lmech import building, member, planning, programs, values
+from lmech.building import Extent
 from lmech.datasets import Data
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.values import Config, ConfigError
 
 
-def texts(job: Config, longest: int) -> dict[str, str]:
-    """The lowered text of every program of a job, by name; its group's horizon is ``longest``.
-
-    Nothing compiles.
-    """
-    batch = building.build([job], longest=longest)
+def texts(job: Config, whole: Extent) -> dict[str, str]:
+    """The lowered text of every program of a job of a group, by name; nothing compiles."""
+    batch = building.build([job], whole=whole)
     lower = programs.lowerings(batch.program, batch.argument_shapes())
     return {name: lowered().as_text() for name, lowered in lower.items()}
 
@@ -49,24 +47,25 @@ def changes(group: Sequence[Job]) -> tuple[list[str], dict[str, str]]:
 
     Raises ConfigError for a program that cannot be traced, whatever the keys.
     """
-    first, longest = group[0].config, max(job.config["steps"] for job in group)
-    others = variants(group)
+    first, others = group[0].config, variants(group)
+    configs = [*(job.config for job in group), *others.values()]
     with numerics(first["precision"]["matmul"]):
         try:
-            reference = texts(first, longest)
+            whole = building.extent(configs, building.load_data(first))
+            reference = texts(first, whole)
         except Exception as error:
             refused = _refused(first)
             if not refused:
                 raise ConfigError(planning.one_line(error)) from error
             return list(others), refused
-        found = {key: _change(variant, longest, reference) for key, variant in others.items()}
+        found = {key: _change(variant, whole, reference) for key, variant in others.items()}
     return list(others), {key: change for key, change in found.items() if change}
 
 
-def _change(variant: Config, longest: int, reference: Mapping[str, str]) -> str:
+def _change(variant: Config, whole: Extent, reference: Mapping[str, str]) -> str:
     """What is different in a variant's programs: nothing, or why."""
     try:
-        found = texts(variant, longest)
+        found = texts(variant, whole)
     except Exception as error:
         return f"cannot be an input: {planning.one_line(error)}"
     different = [name for name in reference if found[name] != reference[name]]

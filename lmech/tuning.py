@@ -56,7 +56,7 @@ def lanes(batch: Batch, free: int) -> int:
     run = programs.compiled(programs.on_one(batch.program))
     arguments = batch.argument_shapes()[programs.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
-    own = (batch.inputs.targets, batch.inputs.weights)
+    own = (batch.inputs.targets, batch.inputs.rows)
     each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info) + bytes_of(own)
     if batch.program.mode == "vmap":
         each += intermediates(traced.jaxpr.jaxpr)

@@ -41,9 +41,10 @@ def run(batch):
 def on_its_own(full, plain):
     """The batch of ``plain`` on the examples that ``full`` keeps, as a dataset of its own."""
     batch = building.build([plain])
-    chosen = building.chosen_examples(full, batch.data)
-    train = datasets.take(batch.data.train, chosen)
-    batches = building.minibatches([plain], len(chosen), [None])
+    rows = building.build([full]).inputs.rows
+    count = rows.count[0]
+    train = datasets.take(batch.data.train, rows.own[0, :count])
+    batches = building.minibatches([plain], count, [None])
     return batch._replace(data=batch.data._replace(train=train), batches=batches)
 
 
@@ -184,9 +185,9 @@ def test_seven_tenths_of_ten_are_seven():
 
 def test_minibatches_hold_only_examples_that_count_and_in_an_epoch_each_once():
     batch = building.build([job("batch_size=6", FRACTION)])
-    chosen = np.flatnonzero(batch.inputs.weights[0])
-    assert len(chosen) == 36
-    np.testing.assert_array_equal(np.sort(batch.batches(np.arange(6))[0], axis=None), chosen)
+    places = np.sort(batch.batches(np.arange(6))[0], axis=None)
+    np.testing.assert_array_equal(places, np.arange(36))
+    np.testing.assert_array_equal(batch.inputs.rows.count, 36)
 
 
 def test_a_probe_set_takes_examples_that_count_and_the_usual_ones_if_all_do():
@@ -199,10 +200,57 @@ def test_a_probe_set_takes_examples_that_count_and_the_usual_ones_if_all_do():
     rows = {row.tobytes() for row in np.asarray(chosen.x)}
     assert len(rows) == 10
     assert rows <= {row.tobytes() for row in counting}
-    for a, b in zip(
-        training_examples(whole, 10)[:2], training_examples(plain, 10)[:2], strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    taken = [np.asarray(training_examples(at, 10).x) for at in (whole, plain)]
+    assert {row.tobytes() for row in taken[0]} == {row.tobytes() for row in taken[1]}
+
+
+def test_what_is_measured_on_a_fraction_does_not_depend_on_the_other_members():
+    """They decide how much room there is for the examples, and so the last bits, no more."""
+    chosen = [*NARROW, "observables=[loss,batch_sharpness]", "observables.batch_sharpness.every=2"]
+    configs = [job(*chosen, f"data_fraction={fraction}", "steps=4") for fraction in (0.5, 0.9)]
+    together, _ = run(building.build(configs))
+    alone, _ = run(building.build(configs[:1]))
+    for name in alone.table(0).column_names[1:]:
+        ours, theirs = column(together, 0, name), column(alone, 0, name)
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-10)
+
+
+PAIRS = """
+import numpy as np
+from lmech.datasets import Data, Examples
+
+def squares(size: int = 20):
+    x = np.arange(size)[:, None] / size
+    return Data(Examples(x, x**2), None)
+"""
+
+
+def test_without_a_test_split_each_member_is_tested_on_what_its_fraction_leaves(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "unsplit.py").write_text(PAIRS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["dataset._target_=unsplit.squares", "precision=float64", "label_noise=0.3"]
+    configs = [job(*own, f"data_fraction={fraction}") for fraction in (0.25, 0.6)]
+    batch = building.build(configs)
+    for place, size in enumerate((5, 12)):
+        inputs = jax.tree.map(lambda leaf, i=place: leaf[i], batch.inputs)
+        data = member.initial_state(batch.program, inputs, batch.data).data
+        counts = [np.asarray(split.weight) > 0 for split in (data.train, data.test)]
+        x = [np.asarray(s.x)[c, 0] for s, c in zip((data.train, data.test), counts, strict=True)]
+        assert [len(part) for part in x] == [size, 20 - size]
+        np.testing.assert_array_equal(np.sort(np.concatenate(x)), np.arange(20) / 20)
+        np.testing.assert_allclose(np.asarray(data.test.y)[counts[1], 0], x[1] ** 2)  # no noise
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"), [([], "set it"), (["data_fraction=1.0"], "leaves nothing to test on")]
+)
+def test_something_must_be_left_to_test_on(extra, message, tmp_path, monkeypatch):
+    (tmp_path / "unsplit.py").write_text(PAIRS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        building.build([job("dataset._target_=unsplit.squares", *extra)])
 
 
 def test_what_does_not_count_spoils_no_sum_even_where_it_is_infinite():
@@ -300,7 +348,7 @@ def test_the_noise_stream_alone_decides_the_noise_and_the_subset_stream_the_subs
     batch = building.build(
         [job(*keys), job(*keys, "seeds.noise=7"), job(*keys, "seeds.subset=7"), job(*keys)]
     )
-    targets, chosen = batch.inputs.targets, batch.inputs.weights
+    targets, chosen = batch.inputs.targets, batch.inputs.rows.own
     same = [[np.array_equal(a[0], a[i]) for i in range(4)] for a in (targets, chosen)]
     assert same == [[True, False, True, True], [True, True, False, True]]
 
@@ -316,8 +364,9 @@ def test_members_of_different_noise_fraction_and_scale_are_bit_for_bit_their_sin
     ]  # fmt: skip
     assert len({planning.program_key(c) for c in configs}) == 1
     recorder, end = train(configs, mode="map")
+    whole = building.extent(configs, building.load_data(configs[0]))
     for place, single in enumerate(configs):
-        alone, alone_end = train([single], mode="map")
+        alone, alone_end = run(building.build([single], whole=whole))
         assert weights(end, place).tobytes() == weights(alone_end).tobytes()
         assert recorder.table(place).equals(alone.table(0))
 

@@ -23,18 +23,20 @@ class Examples(NamedTuple):
 class Data(NamedTuple):
     """The two splits, on the host (NumPy) or on the device.
 
-    ``outputs`` is the number of classes where the labels need not show it: a vocabulary, of which
-    some words may occur in no example (None: as many as the labels ask for).
+    Without ``test``, it is what ``data_fraction`` leaves of the training examples: each member's
+    own. ``outputs`` is the number of classes where the labels need not show it: a vocabulary, of
+    which some words may occur in no example (None: as many as the labels ask for).
     """
 
     train: Examples
-    test: Examples
+    test: Examples | None
     outputs: int | None = None
 
     @property
     def splits(self) -> dict[str, Examples]:
-        """The splits by name."""
-        return {"train": self.train, "test": self.test}
+        """The splits that are there, by name."""
+        both = {"train": self.train, "test": self.test}
+        return {name: split for name, split in both.items() if split is not None}
 
 
 def take(examples: Examples, rows: Any) -> Examples:

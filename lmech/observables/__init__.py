@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
+from lmech import sampling
 from lmech.datasets import Data, Examples, take
 from lmech.optimizers import Hyperparameters, Optimizer
 from lmech.parametrization import Scales, descend
@@ -87,30 +87,23 @@ def memoryless(measure: Callable[[State], Values], needs: Needs = "weights") -> 
 def training_examples(state: State, count: int | None) -> Examples:
     """A fixed subset of the training set, the same for every job; all of it if ``count`` is None.
 
-    Drawn without replacement, by a generator of its own. Where only some examples count, it is the
-    first ``count`` of them in the generator's order, so the subset has no weights (all of the
-    training set then has). Raises ValueError if there are fewer.
+    Drawn without replacement, by a generator of its own. Where only some examples count, a member
+    has them in that generator's order, so the first ``count`` do. Raises ValueError if there are
+    fewer.
     """
     train = state.data.train
     if count is None:
         return train
     if count > available(state):
         raise ValueError(f"examples={count}, but there are {available(state)} training examples")
-    order = np.random.Generator(np.random.Philox(0)).permutation(len(train.x))
-    chosen = counting_first(train, order)[:count]
-    return take(train, np.sort(chosen) if train.weight is None else jnp.sort(chosen))
+    if train.weight is not None:
+        return take(train, np.arange(count))
+    return take(train, np.sort(sampling.probed(len(train.x))[:count]))
 
 
 def available(state: State) -> int:
     """How many training examples there are to choose from."""
     return len(state.data.train.x) if state.subset is None else state.subset
-
-
-def counting_first(examples: Examples, order: Any) -> Any:
-    """An order [N] of the examples with those that count before the others."""
-    if examples.weight is None:
-        return order
-    return jnp.asarray(order)[jnp.argsort(examples.weight[order], descending=True, stable=True)]
 
 
 def all_counting(name: str, state: State, chosen: Examples) -> Examples:

@@ -14,7 +14,6 @@ from lmech.observables import (
     State,
     Values,
     available,
-    counting_first,
     gradient,
     matrices,
     memoryless,
@@ -23,7 +22,7 @@ from lmech.observables import (
 )
 from lmech.observables.curvature import EXTENSIONS, NonNegative, top_pairs
 from lmech.observables.matrices import flat
-from lmech.problem import Params, count, evaluate, loss_and_gradient, total_loss
+from lmech.problem import Params, count, evaluate, loss_and_gradient, masked, total_loss
 
 
 def _quadratic(state: State, direction: jax.Array, microbatch: int | None) -> jax.Array:
@@ -154,7 +153,7 @@ def _minibatches(state: State, size: int | None, number: int) -> Examples:
     """Disjoint random minibatches, stacked: [number, B, …]."""
     train = state.data.train
     n, most = len(train.x), available(state)
-    if size is None or size == n:
+    if size is None or (train.weight is None and size == n):
         return jax.tree.map(lambda array: array[None], train)
     if size * number > most:
         raise ValueError(
@@ -162,7 +161,9 @@ def _minibatches(state: State, size: int | None, number: int) -> Examples:
             f"are {most}: lower batches to {most // size}"
         )
     key = jax.random.fold_in(seeds.key(state.seeds, "probes"), state.step)
-    order = counting_first(train, jax.random.permutation(key, n))
+    # Where an example comes does not depend on how many others there is room for.
+    places = masked(train, jax.random.uniform(key, (n,), jnp.float32), jnp.inf)
+    order = jnp.argsort(places)
     return take(train, order[: size * number].reshape(number, size))
 
 
