@@ -46,7 +46,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a seed and pair of arms: ``arm``, and ``over``, what it is compared with.
 
     A run's loss is the mean of its last 20 batches' losses, with the z-loss's term where there is
-    one. ``lost_at``: log2 of the learning rate at which it rises above ``LOST``, past the arm's best
+    one. ``lost_at``: log2 of the learning rate at which it rises above ``LOST`` past the arm's best
     rate, linear in log2 of the rate between grid points; infinite if it never does.
     ``octaves_gained``: that less the other's. ``sensitivity``: the mean over the rates up to
     ``HIGHEST`` of min(loss, loss at the start) − best (Wortsman et al. 2023, section 2.2);
