@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from lmech import summaries
 from lmech.collecting import Run
-from lmech.plotting import colors
+from lmech.plotting import colors, log_scale
 
 ARMS = {
     (False, False): "plain",
@@ -157,26 +157,29 @@ PANELS = {
 
 
 def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
-    """Loss, attention logits and log² Z against learning rate: a curve an arm, a dot a seed."""
+    """Against learning rate: a dot a run, a line through the medians of an arm's seeds.
+
+    A colour for nets without qk-norm and one for those with it, dashes for the z-loss.
+    """
     frame = losses(runs)
     start = frame.loc[frame["step"] == 0, "loss"].mean()
     ends = frame[frame["step"] > 0]
     fig = Figure(figsize=(10, 3.3), layout="constrained", dpi=150)
     axes = dict(zip(PANELS, fig.subplots(1, len(PANELS)), strict=True))
-    arms = [arm for arm in ARMS.values() if arm in set(frame["arm"])]
+    shades = colors(3)
     for name, axis in axes.items():
-        for arm, color in zip(arms, colors(len(arms)), strict=True):
-            own = ends[ends["arm"] == arm]
-            axis.plot(own["rate"], own[name], "o", ms=2, alpha=0.5, color=color)
+        for (qk_norm, z_loss), arm in ARMS.items():
+            own, color = ends[ends["arm"] == arm], shades[2 * qk_norm]
+            axis.plot(own["rate"], own[name], "s" if z_loss else "o", ms=2, alpha=0.5, color=color)
             centre = own.groupby("rate")[name].median()
-            axis.plot(centre.index, centre, "-", lw=1.3, color=color, label=arm)
+            line = "--" if z_loss else "-"
+            axis.plot(centre.index, centre, line, lw=1.3, color=color, label=arm)
         axis.set_title(PANELS[name], fontsize=9)
         _dress(axis, name)
-    for level, word in ((start, "at the start"), (LOST, "lost")):
-        axes["loss"].axhline(level, color="0.5", lw=1, ls=(0, (4, 3)))
-        axes["loss"].annotate(
-            word, (0.02, level), xycoords=("axes fraction", "data"), fontsize=7, va="bottom"
-        )
+    for level, word in ((start, "at the start"), (UNIGRAM, "without context"), (LOST, "lost")):
+        axes["loss"].axhline(level, color="0.5", lw=1, ls=":")
+        place = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "bottom"}
+        axes["loss"].annotate(word, (0.02, level), **place)
     axes["loss"].set_ylim(ends["loss"].min() - 0.1, 1.15 * start)
     axes["attention"].legend(fontsize=7)
     return fig
@@ -184,12 +187,13 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
 
 def _dress(axis: Axes, name: str) -> None:
     axis.set_xscale("log")
-    if name != "loss":
+    if name == "attention":
         axis.set_yscale("log")
+    elif name == "log_z":
+        log_scale(axis)
     axis.set_xlabel(r"learning rate $\eta$")
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    for line in (axis.xaxis, axis.yaxis):
+        line.set_minor_locator(NullLocator())
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25, lw=0.5)
