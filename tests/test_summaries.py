@@ -315,6 +315,14 @@ def test_wortsmans_sensitivity_clips_at_the_initial_loss():
         learning_rate_sensitivity(table[table["step"] > 0], "rate", "loss")
 
 
+def test_wortsmans_sensitivity_averages_the_seeds_after_the_clipping():
+    """E over rates of min(ℓ, ℓ₀) − ℓ*: a seed that explodes counts as its initial loss."""
+    ends = {(-1, 0): 1.0, (-1, 1): 3.0, (0, 0): 5.0, (0, 1): 200.0}
+    table = frame(lambda u, seed, _: ends[u, seed], rates=[0.5, 1.0], seeds=(0, 1), start=9.0)
+    found = one(learning_rate_sensitivity(table, "rate", "loss"))
+    assert found["sensitivity"] == np.mean([(1 + 3) / 2, (5 + 9) / 2]) - 2
+
+
 def crossing_frame():
     steps = np.arange(5)
     jobs = {"falls": 4.0 - steps, "stays": 4.0 + 0 * steps, "begins": steps - 1.0}

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from lmech import summaries
 from lmech.collecting import Run
@@ -152,9 +152,13 @@ def _curves(axis: Axes, part: pd.DataFrame, along: str) -> None:
         highest = max(highest, y.median())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.set_ylim(part["loss"].min() / 1.3, highest)
+    lowest = part["loss"].min()
+    axis.set_ylim(lowest * (lowest / highest) ** 0.1, highest)
     axis.set_xlabel(r"learning rate $\eta$")
     axis.legend(fontsize=6)
+    if highest / lowest < 5:  # no two powers of ten to label
+        axis.yaxis.set_major_locator(MaxNLocator(5))
+        axis.yaxis.set_major_formatter("{x:g}")
     _plain(axis)
 
 
