@@ -58,17 +58,12 @@ class Batch(NamedTuple):
 
 def load_data(config: Config) -> Data:
     """The dataset's arrays in the config's precision. Raises ConfigError for an impossible one."""
-    dtype = config["precision"]["dtype"]
     data = planning.load_data(config)
     n = len(data.train.x)
     for key in ("batch_size", "microbatch"):
         if config[key] is not None and config[key] > n:
             raise ConfigError(f"{key}={config[key]}, but there are {n} training examples")
-
-    def cast(array: np.ndarray) -> np.ndarray:
-        return array if np.issubdtype(array.dtype, np.integer) else array.astype(dtype)
-
-    return data._replace(**jax.tree.map(cast, data.splits))
+    return data
 
 
 def _hyperparameters(config: Config) -> dict[str, float]:

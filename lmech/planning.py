@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from lmech import config as configs
 from lmech import snapshots, sweeps, values
-from lmech.datasets import Data, check
+from lmech.datasets import Data, Examples, check, integers
 from lmech.disk import read_yaml
 from lmech.seeds import stream_seeds
 from lmech.values import Config, ConfigError
@@ -82,10 +82,23 @@ def _load(dataset: str) -> Data:
     return data
 
 
+@lru_cache(maxsize=2)
+def _in_precision(dataset: str, dtype: str) -> Data:
+    """One copy, however many groups of jobs look at it."""
+
+    def cast(split: Examples) -> Examples:
+        own = (a if integers(a) else a.astype(dtype, copy=False) for a in (split.x, split.y))
+        return Examples(*own)
+
+    data = _load(dataset)
+    test = None if data.test is None else cast(data.test)
+    return data._replace(train=cast(data.train), test=test)
+
+
 def load_data(config: Config) -> Data:
-    """The dataset's arrays as its factory gives them. Raises ConfigError if it cannot."""
+    """The dataset's arrays in the config's precision. Raises ConfigError if there are none."""
     try:
-        return _load(_canonical(config["dataset"]))
+        return _in_precision(_canonical(config["dataset"]), config["precision"]["dtype"])
     except Exception as error:
         raise ConfigError(f"dataset: {innermost(error)}") from error
 

@@ -219,8 +219,8 @@ PAIRS = """
 import numpy as np
 from lmech.datasets import Data, Examples
 
-def squares(size: int = 20):
-    x = np.arange(size)[:, None] / size
+def squares(train_size: int):
+    x = np.arange(train_size)[:, None] / train_size
     return Data(Examples(x, x**2), None)
 """
 
@@ -233,13 +233,13 @@ def test_without_a_test_split_each_member_is_tested_on_what_its_fraction_leaves(
     own = ["dataset._target_=unsplit.squares", "precision=float64", "label_noise=0.3"]
     configs = [job(*own, f"data_fraction={fraction}") for fraction in (0.25, 0.6)]
     batch = building.build(configs)
-    for place, size in enumerate((5, 12)):
+    for place, size in enumerate((15, 36)):
         inputs = jax.tree.map(lambda leaf, i=place: leaf[i], batch.inputs)
         data = member.initial_state(batch.program, inputs, batch.data).data
         counts = [np.asarray(split.weight) > 0 for split in (data.train, data.test)]
         x = [np.asarray(s.x)[c, 0] for s, c in zip((data.train, data.test), counts, strict=True)]
-        assert [len(part) for part in x] == [size, 20 - size]
-        np.testing.assert_array_equal(np.sort(np.concatenate(x)), np.arange(20) / 20)
+        assert [len(part) for part in x] == [size, 60 - size]
+        np.testing.assert_array_equal(np.sort(np.concatenate(x)), np.arange(60) / 60)
         np.testing.assert_allclose(np.asarray(data.test.y)[counts[1], 0], x[1] ** 2)  # no noise
 
 
