@@ -82,8 +82,8 @@ def crossing(values: pd.Series) -> float:
 
 def over_seeds(own: pd.DataFrame) -> pd.DataFrame:
     """Means over the seeds by width, narrowest first; one seed without a number leaves none."""
-    values = own.sort_values("width").groupby("width")[list(QUANTITIES)]
-    return values.agg(lambda seeds: np.mean(seeds.to_numpy()))
+    parts = own.groupby("width")[list(QUANTITIES)]
+    return pd.DataFrame({width: part.mean(skipna=False) for width, part in parts}).T
 
 
 def _compared(name: str, values: np.ndarray) -> dict[str, float]:
