@@ -123,11 +123,14 @@ def test_every_claim_selects_what_is_swept():
         assert claim.quantity in columns
 
 
-def test_each_seed_has_data_of_its_own():
+def test_nets_have_seeds_of_their_own_on_three_data_sets_in_a_program_a_width_each():
+    """Parametrizations, rates, horizons and the nets' seeds share one."""
     experiment = reproducing.load("lr_transfer_sharpness", "default", [])
     jobs = reproducing.planning.expand(experiment.overrides, experiment.sweep)
-    assert all(job.config["dataset"]["data_seed"] == job.config["seed"] for job in jobs)
-    assert len({job.config["seed"] for job in jobs}) >= 3
+    seeds = {(job.config["seed"], job.config["dataset"]["data_seed"]) for job in jobs}
+    assert len({net for net, _ in seeds}) == len(seeds) >= 3
+    assert len({data for _, data in seeds}) == 3
+    assert len(reproducing.planning.group(jobs)) == 3 * 4
 
 
 def test_figure_has_a_row_a_rate():
