@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from lmech.collecting import Run
 from lmech.plotting import colors
@@ -107,17 +107,18 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     frame = points(runs)
     names = list(frame["parametrization"].unique())
     rates = sorted(frame["rate"].unique())
-    size = (3.0 * (len(names) + 1), 0.3 + 2.6 * len(rates))
+    size = (3.0 * (len(names) + 1), 0.3 + 2.3 * len(rates))
     fig = Figure(figsize=size, layout="constrained", dpi=150)
     axes = fig.subplots(len(rates), len(names) + 1, squeeze=False)
     for line, rate in zip(axes, rates, strict=True):
         own = frame[frame["rate"] == rate]
         for axis, name in zip(line, names, strict=False):
             chosen = set(own.loc[own["parametrization"] == name, "job"])
+            axis.set_visible(bool(chosen))
             _curves(axis, [run for run in runs if run.job in chosen])
             axis.set_title(rf"{LABELS.get(name, name)}, $\eta$ = {rate:g}", fontsize=9)
             axis.sharey(line[0])
-        line[0].set_ylabel(r"$\lambda_1(C^{1/2}HC^{1/2})\,\eta/2$")
+        line[0].set_ylabel(r"$\lambda_1(C^{1/2}HC^{1/2})\,\eta/2$", fontsize=8)
         _by_width(line[-1], own)
     axes[0, 0].legend(fontsize=6, title="width", title_fontsize=6)
     return fig
@@ -128,17 +129,15 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by colour-bl
 
 
 def _curves(axis: Axes, runs: Sequence[Run]) -> None:
-    """One thin line a seed, one colour a width; dashed: the edge."""
+    """A thick line a width, the mean of its seeds, which are thin; dashed: the edge."""
     widths = sorted({run.config["model"]["width"] for run in runs})
-    named: set[int] = set()
-    for run in runs:
-        width, sharpness = run.config["model"]["width"], run.column("effective_sharpness")
-        color = colors(len(widths))[widths.index(width)]
-        label = None if width in named else f"{width}"
-        axis.plot(sharpness.index, sharpness, color=color, lw=0.9, alpha=0.85, label=label)
-        named.add(width)
+    for width, color in zip(widths, colors(len(widths)), strict=True):
+        own = [run for run in runs if run.config["model"]["width"] == width]
+        seeds = pd.DataFrame({run.job: run.column("effective_sharpness") for run in own})
+        axis.plot(seeds.index, seeds, color=color, lw=0.5, alpha=0.3)
+        axis.plot(seeds.index, seeds.mean(axis=1), color=color, lw=1.6, label=f"{width}")
     axis.axhline(1, color="0.4", lw=1, ls=(0, (4, 3)))
-    axis.set_xlabel("step")
+    axis.set_xlabel("step", fontsize=8)
     _plain(axis)
 
 
@@ -153,13 +152,11 @@ def _by_width(axis: Axes, own: pd.DataFrame) -> None:
         axis.plot(mean.index, mean, marker + "-", ms=5, lw=1.2, color=color, label=label)
         axis.plot(part["width"], part[quantity], marker, ms=2.5, color=color, alpha=0.5)
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log", base=2)
     widths = sorted(own["width"].unique())
     axis.set_xticks(widths, [f"{width}" for width in widths])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("width")
+    axis.set_ylim(bottom=0)  # from 0, so that a spread is seen at its size
+    axis.set_xlabel("width", fontsize=8)
     axis.set_title(TITLES[quantity], fontsize=9)
     axis.legend(fontsize=6)
     _plain(axis)
