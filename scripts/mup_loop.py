@@ -8,7 +8,7 @@ One net after another, in PyTorch on the CPU, with mup's ``MuReadout``, ``set_ba
 multiplier 1/256, output multiplier 32, readout at zero, base width 256, pixels in [−1, 1].
 
 ``tensor``: the images are one tensor, and a batch is its rows at a slice of a permutation.
-``loader``: a DataLoader with two workers that transform image by image, as mup's example has it.
+``loader``: a DataLoader with two workers that scale image by image, as mup's example has it.
 """
 
 import argparse
