@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-tracker wheel clean
+.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-tracker wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,7 +27,7 @@ lint: $(VENV)/installed-dev ## ruff: lint and format
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
-bench: bench-steps bench-sweeps bench-ntk bench-peers bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
+bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
 
 bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
 	$(BIN)/python scripts/bench.py
@@ -40,6 +40,9 @@ bench-ntk: $(VENV)/installed-dev ## time and peak memory of tangent kernels (min
 
 bench-peers: $(VENV)/installed-dev ## beside PyHessian, hessian-eigenthings, scipy, where installed
 	$(BIN)/python scripts/bench_peers.py
+
+bench-mup: $(VENV)/installed-dev ## beside microsoft/mup's own loop, where installed (minutes; CIFAR-10)
+	$(BIN)/python scripts/bench_mup.py
 
 bench-tracker: $(VENV)/installed-dev ## sharpness tracker: cost against error at the edge (an hour; CIFAR-10)
 	$(BIN)/python scripts/bench_tracker.py
