@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,19 +77,33 @@ def build_optimizer(config: Config) -> optimizers.Optimizer:
 
 def scales_of(configs: Sequence[Config], data: Data) -> list[Scales]:
     """Each job's parametrization as trees; equal ones are made once."""
-    made: dict[str, Scales] = {}
 
     def one(config: Config) -> Scales:
-        parts = ("model", "parametrization", "optimizer", "output_scale")
-        key = planning.digest([config[part] for part in parts])
-        if key not in made:
-            model = model_of(config, data)
-            scales = with_constants(instantiate(config["parametrization"])(model), model)
-            scales = with_output(scales, model.growth, model.shapes, config["output_scale"])
-            made[key] = complete(scales)
-        return made[key]
+        model = model_of(config, data)
+        scales = with_constants(instantiate(config["parametrization"])(model), model)
+        scales = with_output(scales, model.growth, model.shapes, config["output_scale"])
+        return complete(scales)
 
-    return [one(config) for config in configs]
+    def key(config: Config) -> list[Any]:
+        sections = [_own(config, part) for part in ("model", "parametrization", "optimizer")]
+        return [*sections, config["output_scale"], _interface(config, data)]
+
+    return [_remembered(_scales, key(config), partial(one, config)) for config in configs]
+
+
+def _own(config: Config, section: str) -> Any:
+    """A section, and the checksums of a user's code in it."""
+    return [config[section], planning.sources(config[section], section)]
+
+
+def _interface(config: Config, data: Data) -> list[Any]:
+    """What decides a model's shapes beside its own section."""
+    return [*data.train.x.shape[1:], datasets.outputs(data), config["precision"]["dtype"]]
+
+
+def _remembered(memo: dict[str, Any], key: Any, make: Callable[[], Any]) -> Any:
+    place = planning.digest(key)
+    return memo[place] if place in memo else memo.setdefault(place, make())
 
 
 def model_of(config: Config, data: Data) -> Model:
@@ -100,27 +115,27 @@ def model_of(config: Config, data: Data) -> Model:
         sized = section if width is None else {**section, "width": width}
         return build_problem({**config, "model": sized}, data)
 
-    def shapes_at(width: int | None) -> Any:
-        return _remembered(_shapes, width, lambda: shapes_of(at(width)))
+    def remembered(memo: dict[str, Any], width: int | None, make: Callable[[], Any]) -> Any:
+        return _remembered(memo, [_own(config, "model"), width, _interface(config, data)], make)
 
-    def _remembered(memo: dict[str, Any], width: int | None, make: Callable[[], Any]) -> Any:
-        inputs = [*data.train.x.shape[1:], datasets.outputs(data), config["precision"]["dtype"]]
-        key = planning.digest([section, width, *inputs])
-        return memo[key] if key in memo else memo.setdefault(key, make())
+    def shapes_at(width: int | None) -> Any:
+        return remembered(_shapes, width, lambda: shapes_of(at(width)))
 
     return Model(
         shapes=shapes_at(width),
         width=width,
         depth=depth,
         shapes_at=shapes_at,
-        spread_at=lambda width: _remembered(_spreads, width, lambda: _spread(at(width))),
+        spread_at=lambda width: remembered(_spreads, width, lambda: _spread(at(width))),
         declared=getattr(_module(config, data), "declared", Declared()),
         growth=build_optimizer(config).growth,
         learning_rate=config["optimizer"]["learning_rate"],
     )
 
 
-_shapes: dict[str, Any] = {}  # by model and width: the same for all jobs of a process
+# By what decides them: the same for all jobs of a process.
+_scales: dict[str, Any] = {}
+_shapes: dict[str, Any] = {}
 _spreads: dict[str, Any] = {}
 FEW = 4096
 """A tensor of fewer entries is drawn more often, for its spread."""

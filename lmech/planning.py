@@ -66,13 +66,13 @@ def _source(path: str, target: str) -> str | None:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
 
 
-def _sources(node: Any, path: str) -> list[tuple[str, str | None]]:
+def sources(node: Any, path: str) -> list[tuple[str, str | None]]:
     """Each ``_target_`` of a section, and its checksum."""
     if not isinstance(node, dict):
         return []
     target = node.get("_target_")
     own = [] if target is None else [(target, _source(path, target))]
-    return own + [pair for key in node for pair in _sources(node[key], f"{path}.{key}")]
+    return own + [pair for key in node for pair in sources(node[key], f"{path}.{key}")]
 
 
 @lru_cache(maxsize=2)
@@ -143,12 +143,12 @@ def identity(config: Config) -> dict[str, Any]:
     science["watched"] = {name: config["observables"][name] for name in rules}
     start = snapshots.starting_point(config)
     load_data(config)
-    sources = [pair for key in science for pair in _sources(science[key], key)]
+    code = [pair for key in science for pair in sources(science[key], key)]
     return {
         "maths": MATHS_VERSION,
         "science": science,
         "data": _data_checksum(_canonical(config["dataset"])),
-        "sources": {target: source for target, source in sources if source},
+        "sources": {target: source for target, source in code if source},
         **({} if start is None else {"starting weights": snapshots.checksum(start)}),
     }
 
@@ -168,7 +168,7 @@ def observable_ids(config: Config) -> dict[str, str]:
     probes = stream_seeds(config["seed"], config["seeds"])["probes"]
     return {
         name: digest(
-            [MEASURES_VERSION, node, probes, [s for _, s in _sources(node, f"observables.{name}")]]
+            [MEASURES_VERSION, node, probes, [s for _, s in sources(node, f"observables.{name}")]]
         )
         for name, node in config["observables"].items()
     }

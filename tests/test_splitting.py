@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import config, planning, splitting, values
+from lmech import building, config, planning, splitting, values
 from lmech.cli import main
 
 TINY = [
@@ -39,11 +39,12 @@ def test_another_value_of_a_presets_inputs_leaves_every_programs_text_and_the_ke
             rest = values.with_leaf(rest, key, values.select(variant, key))
     own = {key: variant for key, variant in variants.items() if key.startswith(group)}
     assert own
-    reference = splitting.texts(first, 6)
+    whole = building.extent([first, *variants.values()], building.load_data(first))
+    reference = splitting.texts(first, whole)
     assert {"start", "train_chunk", "measure_test_loss"} < set(reference)
     for key, variant in {**own, "the rest": rest}.items():
         assert planning.program_key(variant) == planning.program_key(first), key
-        assert splitting.texts(variant, 6) == reference, key
+        assert splitting.texts(variant, whole) == reference, key
 
 
 @pytest.mark.parametrize("overrides", OTHERS, ids=" ".join)
