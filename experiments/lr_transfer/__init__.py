@@ -125,10 +125,12 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     axes = fig.subplots(len(alongs), widest + 1, squeeze=False)
     for line, along in zip(axes, alongs, strict=True):
         own = {name: part for (name, key), part in found.items() if key == along}
-        for axis, (name, part) in zip(line, own.items(), strict=False):
+        shown = line[: len(own)]
+        for axis, (name, part) in zip(shown, own.items(), strict=True):
+            axis.sharey(line[0])
             _curves(axis, part, along)
             axis.set_title(f"{name}: one curve a {LABELS[along]}", fontsize=9)
-            axis.sharey(line[0])
+        _limits(shown[0], list(own.values()), along)
         for axis in line[len(own) : widest]:
             axis.set_visible(False)
         _optima(line[-1], own, along)
@@ -139,7 +141,6 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
 def _curves(axis: Axes, part: pd.DataFrame, along: str) -> None:
     sizes = sorted(part[along].unique())
     best = summaries.optimum(part, "rate", "log_loss", by=along).set_index(along)
-    highest = part["loss"].min()
     for value, color in zip(sizes, colors(len(sizes)), strict=True):
         own = part[(part[along] == value)]
         known = own.assign(log_loss=own["log_loss"].where(own["status"] != "diverged"))
@@ -149,17 +150,22 @@ def _curves(axis: Axes, part: pd.DataFrame, along: str) -> None:
         at = best.loc[value]
         if at["position"] == "inside":
             axis.plot(at["optimum"], np.exp(at["log_loss"]), "o", ms=5, color=color)
-        highest = max(highest, y.median())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    lowest = part["loss"].min()
-    axis.set_ylim(lowest * (lowest / highest) ** 0.1, highest)
     axis.set_xlabel(r"learning rate $\eta$")
     axis.legend(fontsize=6)
+    _plain(axis)
+
+
+def _limits(axis: Axes, parts: Sequence[pd.DataFrame], along: str) -> None:
+    """From the best loss of all to the highest of the curves' medians over the rates."""
+    lowest = min(part["loss"].min() for part in parts)
+    highest = max(part.groupby(along)["loss"].median().max() for part in parts)
+    axis.set_ylim(lowest * (lowest / highest) ** 0.1, highest)
     if highest / lowest < 5:  # no two powers of ten to label
         axis.yaxis.set_major_locator(MaxNLocator(5))
         axis.yaxis.set_major_formatter("{x:g}")
-    _plain(axis)
+        axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _optima(axis: Axes, own: dict[str, pd.DataFrame], along: str) -> None:
@@ -168,7 +174,9 @@ def _optima(axis: Axes, own: dict[str, pd.DataFrame], along: str) -> None:
         best = summaries.optimum(part, "rate", "log_loss", by=along).sort_values(along)
         slope = summaries.drift(part, "rate", "log_loss", along).iloc[0]
         known = best[best["position"] == "inside"]
-        label = f"{name}: {slope['drift']:+.2f} [{slope['low']:.2f}, {slope['high']:.2f}]"
+        label = f"{name}: {slope['drift']:+.2f}"
+        if np.isfinite(slope["low"]):  # more than one seed
+            label += f" [{slope['low']:.2f}, {slope['high']:.2f}]"
         bounds = np.abs(known[["low", "high"]].to_numpy().T - known["optimum"].to_numpy())
         bounds = np.where(np.isfinite(bounds), bounds, 0)
         axis.errorbar(
@@ -180,7 +188,7 @@ def _optima(axis: Axes, own: dict[str, pd.DataFrame], along: str) -> None:
     axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axis.set_xlabel(LABELS[along])
     axis.set_title("best learning rate", fontsize=9)
-    axis.legend(fontsize=6, title="octaves a doubling [95 %]", title_fontsize=6)
+    axis.legend(fontsize=6, title="octaves a doubling [95 % over seeds]", title_fontsize=6)
     _plain(axis)
 
 
