@@ -15,7 +15,9 @@ from lmech.recorder import Recorder
 from lmech.values import Config
 
 # The observables of any net; attention logits are refused where there are none.
-PRESETS = [name for name in config.groups()["observables"] if name != "attention_logits"]
+# Those that look at any model and dataset.
+SPECIAL = ("attention_logits", "grokking")
+PRESETS = [name for name in config.groups()["observables"] if name not in SPECIAL]
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
 
 

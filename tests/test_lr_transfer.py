@@ -104,6 +104,7 @@ def test_every_claim_selects_what_its_scale_sweeps(scale):
 def test_a_scale_compiles_as_many_programs_as_it_has_shapes(scale, programs, monkeypatch):
     """SP and μP share them, and so do all rates and seeds."""
     monkeypatch.setattr(reproducing.planning, "_data_checksum", lambda _: "any")
+    monkeypatch.setattr(reproducing.planning, "load_data", lambda _: None)
     experiment = reproducing.load("lr_transfer", scale, [])
     jobs = reproducing.planning.expand(experiment.overrides, experiment.sweep)
     assert len(reproducing.planning.group(jobs)) == programs
