@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from lmech.numerics import trees
 from lmech.tables import Family
 
 Tree = Any
@@ -102,7 +103,7 @@ def orthogonal_adamw(
 
 
 def fixed_norm_adamw(
-    learning_rate: Any, b1: Any, b2: Any, eps: Any, weight_decay: Any, norm: Any
+    learning_rate: Any, b1: Any, b2: Any, eps: Any, weight_decay: Any, norm: float
 ) -> optax.GradientTransformation:
     """AdamW, then all weights together scaled to the norm: w ← norm · (w + u) / ‖w + u‖.
 
@@ -111,7 +112,7 @@ def fixed_norm_adamw(
 
     def update(updates: Tree, params: Tree) -> Tree:
         moved = optax.apply_updates(params, updates)
-        factor = norm / optax.global_norm(moved)
+        factor = norm / jnp.sqrt(trees.squared_norm(moved))
         return jax.tree.map(lambda w, there: factor * there - w, params, moved)
 
     adamw = optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)

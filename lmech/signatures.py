@@ -65,8 +65,8 @@ class Signature(NamedTuple):
 def signature(target: str, by_name: bool) -> Signature:
     """The target's signature, from the memo if that is valid, else by importing it.
 
-    ``by_name`` is for optimizers, which are other people's: a parameter's kind goes by its name,
-    else by the type of its default. Elsewhere it is the annotation. Raises what the import raises.
+    ``by_name`` is for optimizers, which are other people's (see ``kind``). Elsewhere a parameter's
+    kind is its annotation. Raises what the import raises.
     """
     file = _memo_file()
     basis = _basis(target) if file else None
@@ -142,11 +142,14 @@ def _located(target: str) -> Any:
 
 
 def kind(parameter: inspect.Parameter) -> Any:
-    """What an optimizer's parameter may be: by its name, else the type of its default."""
+    """What an optimizer's parameter may be: by its name, the type of its default, or as annotated.
+
+    An annotation is asked last: optax's say what a program may pass, as arrays.
+    """
     if parameter.name in RANGES:
         return RANGES[parameter.name]
-    default = type(parameter.default)
-    return {bool: bool, int: int, float: FiniteFloat}.get(default, Any)
+    plain = {bool: bool, int: int, float: FiniteFloat}
+    return plain.get(type(parameter.default), plain.get(parameter.annotation, Any))
 
 
 def _defined_in(function: Any) -> str | None:
