@@ -54,7 +54,7 @@ def test_no_claim_holds_of_a_run_that_is_not_complete():
 @pytest.mark.parametrize("scale", ["default", "paper"])
 def test_each_scale_is_one_compiled_program(scale, monkeypatch):
     monkeypatch.setattr(planning, "_data_checksum", lambda _: "unread")
-    monkeypatch.setattr(planning, "_load", lambda _: None)
+    monkeypatch.setattr(planning, "load_data", lambda _: None)
     loaded = reproducing.load("edge_of_stability", scale, [])
     jobs = planning.expand(loaded.overrides, loaded.sweep)
     assert len(planning.group(jobs)) == 1

@@ -114,6 +114,7 @@ def slope(widths, values):
     return np.polyfit(np.log(widths), np.log(values), 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "erf"])
 def test_a_finite_nets_ntk_is_the_infinite_one_to_one_over_the_root_of_the_width(activation):
     """Each entry is an average over n units of nearly independent terms.

@@ -38,7 +38,7 @@ def assert_same_ends(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("mode", ["map", "vmap"])
+@pytest.mark.parametrize("mode", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_empty_lanes_change_nothing_and_are_told_of_nowhere(mode):
     """Side by side a member's bits may depend on the lanes, so both runs have as many."""
     configs = [job(*WATCHED, f"optimizer.learning_rate={r}") for r in (0.1, 0.2, 0.3)]
@@ -60,6 +60,7 @@ def test_batches_of_a_group_with_as_many_lanes_share_a_compilation():
     assert len([*count.training, *count.hits]) == 1
 
 
+@pytest.mark.slow
 def test_one_by_one_is_the_same_as_in_turn():
     configs = [job(*WATCHED, f"optimizer.learning_rate={r}") for r in (0.1, 0.3)]
     alone = events(built(*configs, mode="loop"))

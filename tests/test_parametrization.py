@@ -300,6 +300,7 @@ def test_what_a_decay_takes_off_each_tensor(mode, output_scale):
         np.testing.assert_allclose(taken, expected * weights[path], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("optimizer", ["gd", "adam"])
 def test_kernel_and_effective_sharpness_do_not_depend_on_the_form(optimizer):

@@ -45,6 +45,7 @@ def test_on_a_quadratic_the_flow_is_the_matrix_exponential(alpha):
     np.testing.assert_allclose(sharpness, values[-1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_at_a_small_rate_stays_with_the_flow():
     """Euler's method is first order: a tenth of the rate, a tenth of the distance."""
     distances = []

@@ -49,7 +49,7 @@ def serialized(table):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("mode", ["map", "vmap"])
+@pytest.mark.parametrize("mode", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_from_every_saved_state_the_rest_is_bit_for_bit_the_same(mode):
     """Adam, minibatches, a tracker's memory, past iterates, a member that diverges."""
     overrides = [
@@ -178,7 +178,9 @@ def test_going_on_under_another_execution_record_is_said(elsewhere, monkeypatch,
     assert [result["provenance"]["resumed"]["step"] for result in results] == [7, 7]
 
 
-@pytest.mark.parametrize("when", ["at once", "after two states"])
+@pytest.mark.parametrize(
+    "when", ["after two states", pytest.param("at once", marks=pytest.mark.slow)]
+)
 def test_a_guilty_job_ends_up_alone_and_the_others_have_what_they_would_have_had(
     elsewhere, monkeypatch, capsys, when
 ):

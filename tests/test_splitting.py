@@ -9,8 +9,9 @@ TINY = [
     *("dataset=chebyshev", "dataset.train_size=6", "model.width=2", "model.depth=1", "steps=6"),
     *("observables=[loss]", "observables.test_loss.every=3"),
 ]
+FEW = ("adamw", "cosine", "mup")  # of each kind one without `make test-all`
 PRESETS = [
-    (group, preset)
+    pytest.param(group, preset, marks=() if preset in FEW else pytest.mark.slow)
     for group in ("optimizer", "schedule", "parametrization")
     for preset in config.groups()[group]
 ]
