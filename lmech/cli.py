@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmech import config, formats, hints, launching
+from lmech import __version__, config, formats, hints, launching
 from lmech.stopping import StoppedError
 from lmech.values import ConfigError
 
@@ -40,6 +40,7 @@ lmech: a lab bench for learning mechanics
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
                                          results as one table: .parquet or .csv
   lmech verify                           golden numbers beside this machine's
+  lmech --version
 
 Keys follow Hydra's grammar; `lmech list keys` shows them with their defaults. Results go to
 outputs/<name>/<sweep>/ (see the README); a run that is already there is not run again.
@@ -67,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"lmech {__version__}")
         return 0
     sys.path.append(str(Path.cwd()))  # last, so that a user's module can be named, not shadow
     try:
@@ -126,7 +130,8 @@ def _reproduce_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="a swept key may get values a,b,c"
     )
-    parser.add_argument("--scale", default="default", help="default: minutes on a CPU; or paper")
+    scale = "default: minutes on a CPU; the others are in the experiment's YAML, as paper"
+    parser.add_argument("--scale", default="default", help=scale)
     return parser.parse_intermixed_args(words)
 
 

@@ -1,5 +1,6 @@
 """The command line, from the words to the files."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -30,6 +31,11 @@ def test_help_names_every_command(capsys):
     text = capsys.readouterr().out
     for command in ("reproduce", "list", "collect", "measure", "verify", "-m", "exit codes"):
         assert command in text
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lmech {importlib.metadata.version('lmech')}\n"
 
 
 @pytest.mark.parametrize(
