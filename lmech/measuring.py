@@ -28,7 +28,7 @@ from lmech.building import Batch
 from lmech.disk import read_yaml, write_json, write_table, write_yaml
 from lmech.engine import Visit
 from lmech.manifest import Entry
-from lmech.member import Program
+from lmech.member import Program, Room
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
@@ -51,6 +51,8 @@ class Task(NamedTuple):
     files: dict[int, Path]
     end: int
     """The job's last step."""
+    room: Room | None
+    """For the examples that count, when it was trained."""
 
 
 class Gap(NamedTuple):
@@ -102,7 +104,8 @@ def measure(sweeps: Sequence[Path], observables: Config, steps: Steps) -> Outcom
         compiling.keep()
     groups: dict[str, list[Task]] = {}
     for task in tasks:
-        groups.setdefault(planning.program_key(task.job.config), []).append(task)
+        place = planning.digest([planning.program_key(task.job.config), task.room])
+        groups.setdefault(place, []).append(task)
     events: list[Done | Gap] = []
     for number, group in enumerate(groups.values(), start=1):
         print(f"program {number} of {len(groups)}: {len(group)} to measure", flush=True)
@@ -128,7 +131,9 @@ def _task(
     execution = {**entry["config"]["execution"], "devices": 1}
     config = {**entry["config"], "observables": observables, "execution": execution}
     job = Job(entry["id"], config, entry["overrides"])
-    task = Task(folder, job, {}, snapshots.kept(folder), int(result["steps"]))
+    room = (entry["execution"] or {}).get("room")
+    room = None if room is None else Room(*room)
+    task = Task(folder, job, {}, snapshots.kept(folder), int(result["steps"]), room)
     changed = _changed(entry)
     if changed:
         return task, [Gap(changed, list(observables), folder)]
@@ -191,7 +196,10 @@ def _measured(group: Sequence[Task]) -> Iterator[Done | Gap]:
     config = group[0].job.config
     with numerics(config["precision"]["matmul"]):
         try:
-            batch = building.build([task.job.config for task in group])
+            configs = [task.job.config for task in group]
+            whole = building.extent(configs, building.load_data(config))
+            whole = whole._replace(room=group[0].room or whole.room)
+            batch = building.build(configs, whole=whole)
         except ValueError as error:
             yield from _failures(group, list(config["observables"]), error)
             return

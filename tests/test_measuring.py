@@ -98,6 +98,24 @@ def test_an_optimizer_without_a_state_leaves_nothing_unknown(elsewhere):
     assert_measured_as_recorded(elsewhere, presets, setting, set())
 
 
+def test_one_jobs_fraction_is_measured_in_the_room_that_it_was_trained_in(elsewhere):
+    """Its sums are over as many zeros, so the bits are those that a run records."""
+    own = [word for word in RUN if not word.startswith("observables")]
+    sweep = ["-m", *own, "data_fraction=0.3,0.9", "execution.mode=map", "snapshots=[4]"]
+    asked = ["observables=[loss]", "observables.train_loss.every=4"]
+    assert main([*sweep, *asked, "output=watched"]) == 0
+    assert main([*sweep, "observables=[accuracy]", "output=bare"]) == 0
+    few, many = sorted(
+        results(elsewhere, "bare").values(),
+        key=lambda folder: "data_fraction: 0.9" in (folder / "config.yaml").read_text(),
+    )
+    (many / "result.json").unlink()  # as if it had not been trained
+    assert main(["measure", "bare", *asked]) == 0
+    same = results(elsewhere, "watched")[few.name]
+    for step, value in cells(few, "train_loss").items():
+        assert cells(same, "train_loss")[step] == value
+
+
 def test_nothing_is_trained_and_a_new_column_leaves_the_old_ones(elsewhere, capsys):
     assert main(["-m", *RUN, "snapshots=[5]", "seed=0,1"]) == 0
     before = {name: table(folder) for name, folder in results(elsewhere).items()}
