@@ -61,6 +61,7 @@ def test_gradient_alignment_is_that_of_the_dense_hessian(loss):
     np.testing.assert_allclose(found["overlap"], shares, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_sharpening_rate_is_the_slope_of_the_sharpness_along_gradient_flow():
     at = small("dataset.train_size=40")
     g = gradient(at)

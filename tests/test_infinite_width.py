@@ -164,6 +164,7 @@ def moved(width, x, y, mean_field):
     return np.mean(change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mean_field", "lowest", "highest"), [(False, -1.2, -0.4), (True, -0.25, 0.25)]
 )

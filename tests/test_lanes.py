@@ -89,6 +89,7 @@ def test_members_that_are_left_move_into_fewer_lanes_and_the_others_end_is_told(
         np.testing.assert_allclose(ours[:2], theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_every_state_before_and_after_the_move_the_rest_is_the_same():
     batch = early(5, steps=40)
     whole = events(batch)

@@ -489,7 +489,10 @@ def test_gradient_descent_on_a_quadratic_model_sharpens_to_just_below_the_edge()
             "model.norm=batch",
             "model.norm_group=3",
         ],
-        ["model=vit", "dataset.flatten=false", "model.depth=1", "model.head_width=4"],
+        pytest.param(
+            ["model=vit", "dataset.flatten=false", "model.depth=1", "model.head_width=4"],
+            marks=pytest.mark.slow,
+        ),
         ["model=quadratic", "model.eigenvalues=[1,2,-0.1,0]"],
     ],
     ids=" ".join,

@@ -98,6 +98,7 @@ def test_the_midpoint_is_the_weighted_mean_of_three_iterates():
 SPY = Observable(lambda _: (), lambda state, memory: (memory, {"": flat(state.params)}))
 
 
+@pytest.mark.slow
 def test_midpoints_between_chunks_and_inside_them_are_the_same():
     def run(every):
         config = job(

@@ -9,7 +9,7 @@ TINY = [
     *("dataset=chebyshev", "dataset.train_size=6", "model.width=2", "model.depth=1", "steps=6"),
     *("observables=[loss]", "observables.test_loss.every=3"),
 ]
-FEW = ("adamw", "cosine", "mup")  # of each kind one without `make test-all`
+FEW = ("gd", "cosine", "sp")  # of each kind one without `make test-all`
 PRESETS = [
     pytest.param(group, preset, marks=() if preset in FEW else pytest.mark.slow)
     for group in ("optimizer", "schedule", "parametrization")
@@ -48,6 +48,7 @@ def test_another_value_of_a_presets_inputs_leaves_every_programs_text_and_the_ke
         assert splitting.texts(variant, whole) == reference, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", OTHERS, ids=" ".join)
 def test_every_input_key_on_its_own_leaves_the_text(overrides):
     jobs = expanded(*overrides)
