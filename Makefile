@@ -7,9 +7,9 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-tracker wheel clean
+.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker wheel clean
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 quickstart: $(VENV)/installed ## set up, show the edge of stability on real data (two to three minutes)
 	$(BIN)/lmech reproduce edge_of_stability
@@ -21,14 +21,15 @@ test: $(VENV)/installed-dev ## set up, run the fast tests (about ten minutes)
 test-all: $(VENV)/installed-dev ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2
 
-lint: $(VENV)/installed-dev ## ruff: lint and format
+lint: $(VENV)/installed-dev ## ruff: lint and format; the floors: who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
-bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
+bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
 
 bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
 	$(BIN)/python scripts/bench.py
@@ -44,6 +45,9 @@ bench-peers: $(VENV)/installed-dev ## beside PyHessian, hessian-eigenthings, sci
 
 bench-mup: $(VENV)/installed-dev ## beside microsoft/mup's own loop, where installed (minutes; CIFAR-10)
 	$(BIN)/python scripts/bench_mup.py
+
+bench-grokking: $(VENV)/installed-dev ## grokking's transformer beside plain PyTorch, where installed (minutes)
+	$(BIN)/python scripts/bench_grokking.py
 
 bench-tracker: $(VENV)/installed-dev ## sharpness tracker: cost against error at the edge (an hour; CIFAR-10)
 	$(BIN)/python scripts/bench_tracker.py
@@ -65,4 +69,4 @@ $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@touch $@ $(VENV)/installed
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .jax_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .jax_cache

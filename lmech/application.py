@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lmech import config as configs
-from lmech import hints, launching, paths, planning, reproducing, sweeps
+from lmech import hints, launching, paths, planning, project, reproducing, sweeps
 from lmech.config import groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
@@ -36,6 +36,7 @@ class FailedError(RuntimeError):
 
 def main(words: Sequence[str], multirun: bool) -> int:
     """Start Hydra with these overrides; returns the exit code. Raises ConfigError."""
+    project.tell_hydra()
     start = hydra.main(
         config_path=str(paths.conf().resolve()), config_name="config", version_base="1.3"
     )
@@ -142,6 +143,7 @@ def task(config: DictConfig) -> float | None:
     not a number (a run that diverged: sweepers minimise, and some refuse nan), None where it
     names none. Raises ConfigError, or FailedError if the run failed.
     """
+    project.join()  # a launcher may have started this process
     hydras = HydraConfig.get() if HydraConfig.initialized() else None
     overrides = _own(hydras.overrides.task) if hydras else []
     resolved = configs.resolve(configs.without_strangers(config, overrides))

@@ -1,14 +1,13 @@
 """Which jobs run together and how: fixed in the manifest, once, before the first step."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmech import building, locking, manifest, planning, tuning
-from lmech.disk import write_json
+from lmech.disk import read_json, write_json
 from lmech.manifest import Entry
 from lmech.member import Program, Room
 from lmech.numerics.precision import numerics
@@ -32,7 +31,7 @@ def arranged(
     machine: Mapping[str, Any],
     jobs: Sequence[Job],
     todo: Sequence[Job],
-    setups: Mapping[str, building.Batch],
+    setups: Mapping[str, building.Setup],
     request: Mapping[str, Any],
 ) -> list[Batch]:
     """Fix the manifest, then the batches that are to do, by number.
@@ -72,7 +71,7 @@ def arranged(
 def _write_request(target: Path, request: Mapping[str, Any]) -> None:
     """What was asked for; an experiment's request stays, with its claims to be judged."""
     path = target / manifest.REQUEST
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["experiment"]:
+    if path.is_file() and read_json(path)["experiment"]:
         return
     write_json(path, request)
 
@@ -84,7 +83,7 @@ def _way(program: Program) -> dict[str, Any]:
 
 
 def _tuned(
-    group: Sequence[Job], setup: building.Batch, known: Mapping[str, Any]
+    group: Sequence[Job], setup: building.Setup, known: Mapping[str, Any]
 ) -> tuple[Program, int]:
     """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
     asked = group[0].config["execution"]
@@ -104,7 +103,7 @@ def _tuned(
     return setup.program, lanes
 
 
-def _lanes(group: Sequence[Job], setup: building.Batch) -> int:
+def _lanes(group: Sequence[Job], setup: building.Setup) -> int:
     asked = group[0].config["execution"]["lanes"]
     return min(asked, len(group)) if asked else tuning.lanes(setup, tuning.free_memory())
 

@@ -9,9 +9,11 @@ import numpy as np
 from hydra.utils import instantiate
 
 from lmech import (
+    checking,
     datasets,
     engine,
     member,
+    mistakes,
     modelling,
     optimizers,
     planning,
@@ -22,14 +24,15 @@ from lmech import (
 )
 from lmech.datasets import Data
 from lmech.disk import read_weights
-from lmech.member import Carry, Feed, Inputs, Mode, Program, Room, Rows, Stop
-from lmech.numerics import kernels, trees
-from lmech.observables import Memory
-from lmech.problem import Params, Problem
+from lmech.member import NEVER, Carry, Feed, Inputs, Mode, Program, Room, Rows, Stop
+from lmech.numerics import trees
+from lmech.observables import Memory, Observable
+from lmech.problem import Params
+from lmech.schedules import Schedule
 from lmech.values import Config, ConfigError
 
 
-class Batch(NamedTuple):
+class Setup(NamedTuple):
     """Arguments of ``engine.train`` for jobs that share a program."""
 
     program: Program
@@ -62,7 +65,8 @@ def load_data(config: Config) -> Data:
     n = len(data.train.x)
     for key in ("batch_size", "microbatch"):
         if config[key] is not None and config[key] > n:
-            raise ConfigError(f"{key}={config[key]}, but there are {n} training examples")
+            raise ConfigError(f"{key}={config[key]}, but there are {n} training examples: lower it")
+    checking.targets(config, data)
     return data
 
 
@@ -95,6 +99,10 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         every[name] = node["every"]
         rest = {key: value for key, value in node.items() if key != "every"}
         observables[name] = instantiate(rest)
+        what = "an lmech.observables.Observable"
+        mistakes.expect(
+            observables[name], Observable, f"observables.{name}", node["_target_"], what
+        )
     execution = config["execution"]
     return Program(
         problem=modelling.build_problem(config, data),
@@ -108,6 +116,7 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         devices=_devices(execution["devices"]),
         room=extent.room,
         centred=config["centred"],
+        linearized=config["linearized"],
     )
 
 
@@ -121,7 +130,7 @@ def _devices(asked: int | None) -> int:
     if asked is None:
         return 1 if jax.default_backend() == "cpu" else there
     if asked > there:
-        raise ConfigError(f"execution.devices={asked}, but there are {there}")
+        raise ConfigError(f"execution.devices={asked}, but there are {there}: lower it")
     return asked
 
 
@@ -144,7 +153,7 @@ def chosen_examples(config: Config, data: Data) -> np.ndarray | None:
             f"batch_size={size}, but data_fraction={fraction} keeps {len(chosen)} training examples"
         )
     if data.test is None and len(chosen) == len(data.train.x):
-        raise ConfigError(f"data_fraction={fraction} leaves nothing to test on")
+        raise ConfigError(f"data_fraction={fraction} leaves nothing to test on: lower it")
     return chosen
 
 
@@ -169,16 +178,6 @@ def noisy_targets(config: Config, data: Data) -> np.ndarray | None:
         raise ConfigError(str(error)) from error
 
 
-def _refuse_interaction(problem: Problem, data: Data) -> None:
-    """Raise ConfigError for a model that does not take each example on its own."""
-    params = modelling.shapes_of(problem)
-    if kernels.interacting(problem.apply, params, data.train.x) > 1:
-        raise ConfigError(
-            "data_fraction leaves examples out, and in this model they interact: set "
-            "data_fraction=null or model.norm_group=null"
-        )
-
-
 def build_inputs(
     configs: Sequence[Config],
     data: Data,
@@ -189,10 +188,12 @@ def build_inputs(
     dtype, n = configs[0]["precision"]["dtype"], len(data.train.x)
 
     def stack(trees: Sequence[Any], dtype: str) -> Any:
-        return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
+        with np.errstate(over="ignore"):  # check says so of what counts
+            return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)
 
-    def threshold(key: str, never: float) -> np.ndarray:
-        values = [config["stop"][key] for config in configs]
+    def threshold(key: str) -> np.ndarray:
+        values = [config["stop"].get(key) for config in configs]  # older manifests lack some
+        never = getattr(NEVER, key)
         return np.asarray([never if value is None else value for value in values], dtype)
 
     return Inputs(
@@ -200,7 +201,7 @@ def build_inputs(
         hyperparameters=stack([_hyperparameters(c) for c in configs], dtype),
         scales=stack(modelling.scales_of(configs, data), dtype),
         horizon=np.asarray([c["steps"] for c in configs], "int32"),
-        stop=Stop(threshold("train_loss", -np.inf), threshold("train_accuracy", np.inf)),
+        stop=Stop(*map(threshold, Stop._fields)),
         targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
         rows=stack([_rows(own, n, room) for own in chosen], "int32"),
     )
@@ -221,13 +222,20 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
     schedules = _called(configs, "schedule")
     dtype = configs[0]["precision"]["dtype"]
 
+    def factors(config: Config, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+        with mistakes.of("schedule, a function (steps [S], horizon) → factors [S]"):
+            found = schedule(np.minimum(steps, config["steps"] - 1), config["steps"])
+            if np.shape(found) != steps.shape:
+                raise ValueError(f"it gave {list(np.shape(found))} for {len(steps)} steps")
+            return found
+
     def rates(steps: np.ndarray) -> np.ndarray:
         rows = [
-            config["optimizer"]["learning_rate"]
-            * schedule(np.minimum(steps, config["steps"] - 1), config["steps"])
+            config["optimizer"]["learning_rate"] * factors(config, schedule, steps)
             for config, schedule in zip(configs, schedules, strict=True)
         ]
-        return np.asarray(rows, dtype)
+        with np.errstate(over="ignore"):  # see check
+            return np.asarray(rows, dtype)
 
     return rates
 
@@ -254,7 +262,7 @@ def minibatches(
 
 def build(
     configs: Sequence[Config], program: Program | None = None, whole: Extent | None = None
-) -> Batch:
+) -> Setup:
     """Everything the engine takes for jobs of one group, whose program may be there already.
 
     ``whole`` is the group's extent (None: these jobs').
@@ -264,9 +272,10 @@ def build(
     if program is None:
         program = build_program(first, data, whole or extent(configs, data))
         if program.room:
-            _refuse_interaction(program.problem, data)
+            checking.no_interaction(program.problem, data)
+        checking.shapes(program.problem, data)
     inputs = build_inputs(configs, data, chosen, program.room)
-    return Batch(
+    return Setup(
         program=program,
         inputs=inputs,
         data=data._replace(outputs=None),  # the model has it; a program takes arrays
@@ -311,14 +320,18 @@ def kept_weights(file: Path, shapes: Params) -> Params:
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def check(batch: Batch) -> None:
+def check(setup: Setup) -> None:
     """Trace every function of the program, compiling nothing.
 
     What an observable or a model cannot do on this problem is then known before anything is
     written. Raises what they raise (ValueError with a message for the user).
     """
+    checking.learning_rates(setup.rates, int(setup.inputs.horizon.max()))
+    for name, observable in setup.program.observables.items():
+        with mistakes.of(f"observables.{name}"):
+            observable.suits(setup.data)
     jax.eval_shape(
-        lambda inputs, data: member.first_measurements(batch.program, inputs, data),
-        jax.tree.map(lambda a: a[0], batch.inputs),
-        batch.data,
+        lambda inputs, data: member.first_measurements(setup.program, inputs, data),
+        jax.tree.map(lambda a: a[0], setup.inputs),
+        setup.data,
     )

@@ -25,7 +25,7 @@ class Claim:
     quantity: str
     """Column of the experiment's measurements."""
     interval: tuple[float | None, float | None]
-    """Where the quantity must lie, ends included; null: unbounded."""
+    """Where the quantity must lie, ends included; null: unbounded, ``[2, null]`` is 2 or more."""
     source: str
     """Where the interval comes from: theory, the paper, or seeds (which)."""
     expected: Literal["holds", "fails", "open"]
@@ -132,9 +132,9 @@ def judge(claim: Claim, measurements: "pd.DataFrame") -> dict[str, Any]:
 
 def _listed(rows: "pd.DataFrame", name: str) -> list[Any]:
     """The rows' jobs or seeds: one each in a column of that name, or lists in its plural."""
-    if name in rows:
-        return rows[name].tolist()
-    return [one for own in rows.get(f"{name}s", ()) for one in own]
+    single = rows[name].dropna().tolist() if name in rows else []  # a job without a run has one
+    several = rows[f"{name}s"].dropna() if f"{name}s" in rows else ()
+    return [*single, *(one for own in several for one in own)]
 
 
 def exit_code(results: Sequence[Mapping[str, Any]]) -> int:

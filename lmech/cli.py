@@ -2,12 +2,13 @@
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmech import __version__, config, formats, hints, launching
+from lmech import __version__, config, formats, hints, launching, project
 from lmech.stopping import StoppedError
 from lmech.values import ConfigError
 
@@ -36,12 +37,15 @@ lmech: a lab bench for learning mechanics
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
-  lmech list [GROUP|keys]                experiments, models, datasets, … or every key
+  lmech init NAME                        a folder of your own: an experiment and its module
+  lmech list [GROUP|keys [KEY=VALUE …]]  experiments, models, datasets, … or every key of a choice
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
                                          results as one table: .parquet or .csv
   lmech verify                           golden numbers beside this machine's
   lmech --version
 
+--config-dir DIR, anywhere on the line, adds your own config groups. A folder whose pyproject.toml
+has a table [tool.lmech] needs no flag: `lmech init` writes one.
 Keys follow Hydra's grammar; `lmech list keys` shows them with their defaults. Results go to
 outputs/<name>/<sweep>/ (see the README); a run that is already there is not run again.
 
@@ -58,7 +62,12 @@ def command() -> NoReturn:
     through them seldom, and not once more at the exit: most of a second of every command.
     """
     gc.set_threshold(50_000)
-    code = main()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `| head`; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + 13  # as the shell tells of SIGPIPE
     gc.freeze()
     sys.exit(code)
 
@@ -72,9 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version", "version"):
         print(f"lmech {__version__}")
         return 0
-    sys.path.append(str(Path.cwd()))  # last, so that a user's module can be named, not shadow
     try:
-        return _dispatch(words)
+        words, folder = project.split(words)
+        with project.at(folder):
+            project.join()
+            return _dispatch(words)
+    except BrokenPipeError:
+        raise
     except (ConfigError, OSError) as error:
         print(f"lmech: {error}", file=sys.stderr)
         return 2
@@ -96,6 +109,7 @@ def _dispatch(words: list[str]) -> int:
         "list": _list,
         "collect": _collect,
         "verify": _verify,
+        "init": _init,
     }
     if words[0] in commands:
         return commands[words[0]](words[1:])
@@ -255,6 +269,9 @@ def _plan(words: list[str]) -> int:
         compiling.host_devices(jobs[0].config["execution"]["devices"] or 1)
         estimates = [estimate(group, compile=options.compile) for group in groups]
         launching.terminal().print(plan_table(groups, estimates))
+        for number, cost in enumerate(estimates):
+            if cost.short:
+                print(f"memory: program {number} takes more than is free: lower execution.lanes")
     again = {job.id for job in todo}
     left = [job for job in jobs if job.id not in again]
     failed = sum(planning.standing(folder / job.id, job) == "failed" for job in left)
@@ -320,19 +337,38 @@ def plan_table(groups: Sequence[Sequence["Job"]], estimates: Sequence["Estimate"
 def _list(words: list[str]) -> int:
     parser = _parser("list", "What there is to choose from.")
     parser.add_argument("what", nargs="?", help="a config group, or `keys`")
-    what = parser.parse_args(words).what
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="whose keys: of the default, or of these"
+    )
+    options = parser.parse_args(words)
+    what = options.what
     if what == "keys":
-        for key, value in config.keys(config.compose([])).items():
+        for key, value in config.keys(config.compose(options.overrides)).items():
             print(f"{key}={'null' if value is None else value}")
         return 0
-    groups = config.groups()
+    if options.overrides:
+        raise ConfigError(f"{options.overrides[0]} goes with `lmech list keys`")
+    groups, own = config.groups(), project.current()
     if what is not None and what not in groups:
         hint = hints.nearest(what, [*groups, "keys"])
         raise ConfigError(f"no group '{what}'{hint} (groups: {', '.join(groups)}; or keys)")
     for group in [what] if what else groups:
         print(group)
         for option in groups[group]:
-            print(f"  {option:20} {config.describe(group, option)}")
+            mark = "*" if config.of_project(group, option) else " "
+            print(f"{mark} {option:20} {config.describe(group, option)}")
+    if own is not None:
+        print(f"* of the project {own.root.name}: {own.conf}")
+    return 0
+
+
+def _init(words: list[str]) -> int:
+    parser = _parser("init", "Write the smallest project: an experiment of your own, which runs.")
+    parser.add_argument("folder", type=Path, help="a new folder; its name is the module's")
+    from lmech import starting
+
+    for line in starting.write(parser.parse_args(words).folder):
+        print(line)
     return 0
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype
 
-from lmech.disk import atomically, finite, read_yaml
+from lmech.disk import atomically, finite, read_json, read_json_lines, read_yaml
 
 
 def read_jobs(sweep: Path) -> pd.DataFrame:
@@ -22,15 +22,14 @@ def read_jobs(sweep: Path) -> pd.DataFrame:
 
 
 def _manifest(sweep: Path) -> list[dict[str, Any]]:
-    lines = (sweep / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read_json_lines(sweep / "manifest.jsonl")
 
 
 def _jobs(sweep: Path) -> list[dict[str, Any]]:
     rows = []
     for entry in _manifest(sweep):
         result = sweep / entry["id"] / "result.json"
-        ended = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+        ended = read_json(result) if result.is_file() else {}
         rows.append(
             {
                 "job": entry["id"],
@@ -43,17 +42,21 @@ def _jobs(sweep: Path) -> list[dict[str, Any]]:
 
 
 class Run(NamedTuple):
-    """One finished job, as read from the disk."""
+    """One finished job, as read from the disk.
+
+    - ``job``: its id.
+    - ``overrides``: the swept keys and their values, ``{"model.width": 64, "seed": 0}``.
+    - ``config``: all keys, resolved: ``config["optimizer"]["learning_rate"]``.
+    - ``result``: result.json: ``status`` (done, diverged), ``steps``, ``final`` values, ….
+    - ``metrics``: a frame with ``step`` and a column for each observable, NaN where not measured;
+      ``column(name)`` has those of one by step.
+    """
 
     job: str
     overrides: dict[str, Any]
-    """The swept keys and their values."""
     config: dict[str, Any]
-    """Resolved."""
     result: dict[str, Any]
-    """result.json"""
     metrics: pd.DataFrame
-    """``step`` and the observables; NaN where not measured."""
 
     def column(self, name: str) -> pd.Series:
         """An observable where it was measured, by step. Raises KeyError if it never was."""
@@ -75,7 +78,7 @@ def _read_run(folder: Path, overrides: dict[str, Any]) -> Run:
         folder.name,
         overrides,
         read_yaml(folder / "config.yaml"),
-        json.loads((folder / "result.json").read_text(encoding="utf-8")),
+        read_json(folder / "result.json"),
         pd.read_parquet(folder / "metrics.parquet"),
     )
 

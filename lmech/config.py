@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -19,9 +20,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
-from lmech import paths, values
+from lmech import paths, project, values
+from lmech.disk import read_yaml
 from lmech.hints import alike, nearest
+from lmech.project import Project
 from lmech.values import KEYS, Config, ConfigError, Positive
 
 Path_ = tuple[str, ...]
@@ -31,19 +35,54 @@ NOT_OF_A_JOB = ("sweep", "experiment")
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
 
 
-@cache
 def groups() -> dict[str, list[str]]:
-    """Options of each config group."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(paths.conf().iterdir())
-        if folder.is_dir() and any(folder.glob("*.yaml"))
-    }
+    """Options of each config group, the project's among them."""
+    return _options(project.current())
+
+
+@cache
+def _options(own: Project | None) -> dict[str, list[str]]:
+    ours = _found(paths.conf())
+    theirs = {} if own is None else _found(own.conf)
+    for group in theirs.keys() - ours.keys():  # others may hold what an experiment's defaults name
+        hint = nearest(group, ours)
+        if hint and own is not None:
+            place = project.shown(own.conf / group)
+            raise ConfigError(f"{place}: no group of that name{hint}")
+    return {group: sorted(ours[group] | theirs.get(group, set())) for group in ours}
+
+
+def _found(conf: Path) -> dict[str, set[str]]:
+    """Options by group of one folder."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(conf.glob("*/*.yaml")):
+        found.setdefault(file.parent.name, set()).add(file.stem)
+    return found
+
+
+def file(group: str, option: str) -> Path:
+    """The file of an option: the project's, before the package's of that name."""
+    name, own = f"{group}/{option}.yaml", project.current()
+    if own is not None and (own.conf / name).is_file():
+        return own.conf / name
+    return paths.conf() / name
+
+
+def of_project(group: str, option: str) -> bool:
+    """Whether an option is the project's own."""
+    return not file(group, option).is_relative_to(paths.conf())
+
+
+def place(group: str, option: str) -> str:
+    """The option's file as messages name it; the package's own from ``conf`` on."""
+    if of_project(group, option):
+        return project.shown(file(group, option))
+    return f"conf/{group}/{option}.yaml"
 
 
 def describe(group: str, option: str) -> str:
     """First comment line of an option's file: what it is."""
-    lines = (paths.conf() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = file(group, option).read_text(encoding="utf-8").splitlines()
     comments = (line[1:].strip() for line in lines if line.startswith("#"))
     return next((line for line in comments if line and not line.startswith("@package")), "")
 
@@ -85,7 +124,24 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
-    return without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
+    config = without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
+    if "observables" in map(_key, overrides):
+        _drop_unchosen(config)
+    return config
+
+
+def _drop_unchosen(config: DictConfig) -> None:
+    """Where the user chose the observables, what an experiment says of others of ours goes."""
+    for name, node in list(config["observables"].items()):
+        if "_target_" not in node and _presets_with(name):
+            with open_dict(config):
+                del config["observables"][name]
+
+
+def _presets_with(name: str) -> list[str]:
+    """The options of ``observables`` that have an entry of that name."""
+    options = groups()["observables"]
+    return [option for option in options if name in read_yaml(file("observables", option))]
 
 
 def decides(key: str) -> bool:
@@ -151,8 +207,32 @@ def check_key(key: str, known: Mapping[str, Any]) -> None:
     if inner:
         hint = nearest(key, [path for path in candidates if path != key and alike(key, path)])
         raise ConfigError(f"{key} is a section; set one of {', '.join(inner)}{hint}")
+    others = _others_with(key)
+    if others:
+        section = key.partition(".")[0]
+        raise ConfigError(
+            f"{key} is a key of {section}={', '.join(others)}, and of no other: where several are "
+            "swept, each gets its own keys in a block of its own (sweep: [{…}, {…}] in YAML)"
+        )
     hint = nearest(key, candidates) or " (see lmech list keys)"
     raise ConfigError(f"unknown key '{key}'{hint}")
+
+
+def _others_with(key: str) -> list[str]:
+    """The options of the key's group that have it, where those that are chosen do not."""
+    section, _, rest = key.partition(".")
+    if section not in CALLS or not rest:
+        return []
+    presets = {option: read_yaml(file(section, option)) for option in groups()[section]}
+    return [option for option, preset in presets.items() if rest in dict(_named(preset))]
+
+
+def _named(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a file, sections too."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{path}{name}", value
+            yield from _named(value, f"{path}{name}.")
 
 
 def _taken(known: Mapping[str, Any]) -> list[str]:
@@ -175,7 +255,9 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
+def _composed(overrides: tuple[str, ...], _: Project | None) -> DictConfig:
+    """Remembered by the project too, whose files Hydra finds by its search path."""
+    project.tell_hydra()
     with _apart(), initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
         return hydra_compose("config", list(overrides))
 
@@ -193,9 +275,18 @@ def _apart() -> Iterator[None]:
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
     try:
-        return _composed(overrides)
+        return _composed(overrides, project.current())
+    except MarkedYAMLError as error:
+        raise ConfigError(_no_yaml(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _no_yaml(error: MarkedYAMLError) -> str:
+    """Where a file is not YAML, and why."""
+    mark = error.problem_mark
+    place = f"{project.shown(Path(mark.name))}, line {mark.line + 1}: " if mark else ""
+    return f"{place}{error.problem or error}"
 
 
 def _leaves(config: DictConfig) -> dict[str, Any]:
@@ -315,6 +406,10 @@ def _known(config: Config) -> None:
 
 def _observable(name: str, node: Config) -> Config:
     path = f"observables.{name}"
+    if "_target_" not in node:
+        presets = _presets_with(name)
+        cure = f"add {presets[0]} to observables=[…]" if presets else "give it one"
+        raise ConfigError(f"{path} has no _target_, only {', '.join(node)}: {cure}, or drop it")
     every = values.check(f"{path}.every", node.get("every"), Positive)
     rest = {key: value for key, value in node.items() if key != "every"}
     return {**values.call(path, rest), "every": every}

@@ -57,6 +57,30 @@ def write_text(path: Path, text: str) -> None:
     atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+class DamagedFileError(OSError):
+    """A file of ours that says nothing that can be read."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file says. Raises DamagedFileError if that is no JSON."""
+    return _json(path.read_text(encoding="utf-8"), path)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """What each line of a file says. Raises DamagedFileError for one that is no JSON."""
+    return [_json(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _json(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+        return found
+    except ValueError as error:
+        raise DamagedFileError(
+            f"{path} is damaged, no JSON ({error}): remove its folder to have it made again"
+        ) from error
+
+
 def read_yaml(path: Path) -> Any:
     """What a YAML file says."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 a safe one

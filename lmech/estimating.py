@@ -8,8 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmech import building, programs, tuning
-from lmech.numerics.precision import numerics
+from lmech import building, checking, programs, tuning
 from lmech.planning import Job
 from lmech.programs import TRAINING_PROGRAM
 from lmech.tuning import bytes_of
@@ -32,6 +31,8 @@ class Estimate(NamedTuple):
     """Bytes of the dataset on the device."""
     scratch: int | None
     """Bytes of intermediate values, as the compiler allots them (None: not compiled)."""
+    short: bool = False
+    """Whether that is more memory than is free."""
 
 
 @cache
@@ -51,7 +52,7 @@ def speed(dtype: str, size: int = 1024, repetitions: int = 5) -> float:
 def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: A002 as the option
     """Cost of a group; ``compile`` adds the scratch memory of its batches."""
     configs = [job.config for job in group]
-    with numerics(configs[0]["precision"]["matmul"]):
+    with checking.tracing(configs[0]):
         batch = building.build(configs)
         asked = configs[0]["execution"]["lanes"]
         lanes = min(asked or tuning.lanes(batch, tuning.free_memory()), len(group))
@@ -64,5 +65,6 @@ def estimate(group: Sequence[Job], compile: bool = False) -> Estimate:  # noqa: 
         if compile:
             scratch = int(lowered.compile().memory_analysis().temp_size_in_bytes)
         rate = speed(configs[0]["precision"]["dtype"])
+        short = state + bytes_of(batch.data) + (scratch or 0) > tuning.free_memory()
     seconds = operations * steps / rate
-    return Estimate(lanes, operations, seconds, state, bytes_of(batch.data), scratch)
+    return Estimate(lanes, operations, seconds, state, bytes_of(batch.data), scratch, short)

@@ -12,7 +12,7 @@ from lmech.member import Carry, Feed, Inputs, Program
 from lmech.numerics import trees
 from lmech.observables import Memory, Values
 from lmech.problem import Params
-from lmech.programs import AXIS, compiled, placement
+from lmech.programs import AXIS, compiled, on_one, placement
 
 
 class Record(NamedTuple):
@@ -74,6 +74,7 @@ class Lanes:
     ) -> None:
         """Nobody has started."""
         self.program, self.members, self.run = program, members, compiled(program)
+        self._traced = compiled(on_one(program)).memory
         self.carry: Carry
         self.memories: dict[str, Memory] = {}
         self._place, self._rates, self._batches = placement(program, AXIS), rates, batches
@@ -96,12 +97,12 @@ class Lanes:
         """Step 0, with the observables' memories."""
         self.carry = self.run.start((), (self._inputs, self._of_lanes(params)))
         fixed = (self._inputs, self.carry, self.first(0))
-        self.memories = {name: self._memory(f, fixed) for name, f in self.run.memory.items()}
+        self.memories = {name: self._memory(name, fixed) for name in self.run.memory}
 
-    def _memory(self, f: Callable[..., Any], fixed: tuple) -> Memory:
+    def _memory(self, name: str, fixed: tuple) -> Memory:
         """An observable's memory; nothing is compiled for one that has none."""
-        shapes = jax.eval_shape(f, (), fixed, self._data)
-        return f((), fixed, self._data) if jax.tree.leaves(shapes) else shapes
+        shapes = jax.eval_shape(self._traced[name], (), fixed, self._data)
+        return self.run.memory[name]((), fixed, self._data) if jax.tree.leaves(shapes) else shapes
 
     def go_on(self, saved: Saved) -> None:
         """From where it was."""

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lmech import claims, formats
+from lmech import claims, formats, project
 from lmech.values import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def jobs_of(overrides: list[str], multirun: bool) -> list["Job"]:
 
 def command(words: Sequence[str]) -> str:
     """The command line that reads so."""
-    return shlex.join(["lmech", *words])
+    return shlex.join(["lmech", *project.words(), *words])
 
 
 def close(outcome: "Outcome") -> int:

@@ -74,7 +74,14 @@ def cross_entropy(
     ``precision`` is that of the logarithm alone (None: the outputs'). In float32 the probability
     of a class that is off by less than 1e-7 rounds to 1, and so its gradient to 0; float64 keeps
     both in a float32 model (Nanda et al. 2023).
+
+    Raises ValueError for a z-loss without the softmax: other probabilities have another Z.
     """
+    if z_loss and probabilities != "softmax":
+        raise ValueError(
+            f"loss.z_loss={z_loss} is about the softmax's Z, and loss.probabilities="
+            f"{probabilities} has another: set one of the two back"
+        )
 
     def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
         f = outputs if precision is None else outputs.astype(precision)

@@ -10,25 +10,34 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmech import planning
-from lmech.disk import write_text
+from lmech import planning, values
+from lmech.disk import read_json_lines, write_text
 from lmech.planning import Job
 from lmech.values import ConfigError
 
 NAME = "manifest.jsonl"
 REQUEST = "request.json"
 """Beside it: the command, and the experiment and scale if it was one."""
+FIELDS = ("id", "overrides", "group", "batch", "whole", "execution", "config", "made_of")
 SPREAD = 4
 """Jobs whose numbers of steps differ by more than this factor are not of one batch."""
 Entry = dict[str, Any]
 
 
 def read(sweep: Path) -> list[Entry]:
-    """The lines, in the sweep's order; none where there is no manifest."""
+    """The lines, in the sweep's order; none where there is no manifest. Raises ConfigError."""
     path = sweep / NAME
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    entries = read_json_lines(path)
+    for entry in entries:
+        lacking = [key for key in FIELDS if key not in entry]
+        if lacking:
+            raise ConfigError(
+                f"{path} is of another version of lmech (its lines have no {lacking[0]!r}): only "
+                "`lmech collect` reads it; give the command again with another output=… to train"
+            )
+    return entries
 
 
 def write(sweep: Path, entries: Sequence[Entry]) -> None:
@@ -40,6 +49,12 @@ def write(sweep: Path, entries: Sequence[Entry]) -> None:
 def check_unchanged(entries: Sequence[Entry]) -> None:
     """Raise ConfigError, saying what it is, if a job would not be today what it is here."""
     for entry in entries:
+        lacking = [key for key in values.KEYS if not _has(entry["config"], key)]
+        if lacking:
+            raise ConfigError(
+                f"job {entry['id']}: its config has no {lacking[0]}, so another version of lmech "
+                "wrote it; give the sweep's own command again for a new sweep"
+            )
         what = changed(entry)
         if what:
             raise ConfigError(
@@ -48,8 +63,17 @@ def check_unchanged(entries: Sequence[Entry]) -> None:
             )
 
 
+def _has(config: Mapping[str, Any], key: str) -> bool:
+    """Whether the key is there; of stop rules, which one that is not there leaves unset, always."""
+    section, _, leaf = key.rpartition(".")
+    return section == "stop" or leaf in (config.get(section, {}) if section else config)
+
+
 def changed(entry: Entry) -> str:
     """What of a job would not be today what it is here, as in ``data and its sources``; or ""."""
+    lacking = [key for key in planning.SCIENCE if key not in entry["config"]]
+    if lacking:  # and so its id was made otherwise
+        return f"config (it has no {lacking[0]}: another version of lmech wrote it)"
     now = planning.identity(entry["config"])
     if planning.digest(now) == entry["id"]:
         return ""

@@ -1,6 +1,5 @@
 """Measure later: observables of finished runs, from the weights that they kept. Trains nothing."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +23,12 @@ from lmech import (
     snapshots,
     tuning,
 )
-from lmech.building import Batch
-from lmech.disk import read_yaml, write_json, write_table, write_yaml
+from lmech.building import Setup
+from lmech.disk import read_json, read_yaml, write_json, write_table, write_yaml
 from lmech.engine import Visit
 from lmech.manifest import Entry
 from lmech.member import Program, Room
+from lmech.mistakes import one_line
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
@@ -120,7 +120,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.is_file():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path)
     return None if result["status"] == "failed" else result
 
 
@@ -151,7 +151,7 @@ def _left(
 ) -> tuple[list[int], str]:
     """The steps to measure an observable at; why not at all that were asked for."""
     wanted = _wanted(steps, sorted(task.files), task.end)
-    own = result["observables"].get(name)
+    own = result.get("observables", {}).get(name)
     before = result.get("measured", {}).get(name, {"id": identity, "steps": []})
     if {own or identity, before["id"]} != {identity}:
         return [], "its columns are there, with other settings"
@@ -199,17 +199,17 @@ def _measured(group: Sequence[Task]) -> Iterator[Done | Gap]:
             configs = [task.job.config for task in group]
             whole = building.extent(configs, building.load_data(config))
             whole = whole._replace(room=group[0].room or whole.room)
-            batch = building.build(configs, whole=whole)
+            setup = building.build(configs, whole=whole)
         except ValueError as error:
             yield from _failures(group, list(config["observables"]), error)
             return
-        program, refused = _answerable(batch)
+        program, refused = _answerable(setup)
         for name, reason in refused.items():
             yield from (Gap(reason, [name], task.folder) for task in group)
         if not program.observables:
             return
         lanes = config["execution"]["lanes"]
-        lanes = lanes or tuning.lanes(batch._replace(program=program), tuning.free_memory())
+        lanes = lanes or tuning.lanes(setup._replace(program=program), tuning.free_memory())
         lanes = min(lanes, len(group))
         for start in range(0, len(group), lanes):
             tasks = group[start : start + lanes]
@@ -220,15 +220,15 @@ def _measured(group: Sequence[Task]) -> Iterator[Done | Gap]:
 
 
 def _failures(tasks: Sequence[Task], names: list[str], error: Exception) -> Iterator[Gap]:
-    return (Gap(planning.one_line(error), names, task.folder) for task in tasks)
+    return (Gap(one_line(error), names, task.folder) for task in tasks)
 
 
-def _answerable(batch: Batch) -> tuple[Program, dict[str, str]]:
+def _answerable(setup: Setup) -> tuple[Program, dict[str, str]]:
     """The program with the observables that snapshots answer; why they do not the others."""
-    program = batch.program
+    program = setup.program
     refused = {}
     for name in program.observables:
-        reason = _refusal(batch._replace(program=_only(program, [name])), name)
+        reason = _refusal(setup._replace(program=_only(program, [name])), name)
         if reason:
             refused[name] = reason
     return _only(program, [name for name in program.observables if name not in refused]), refused
@@ -242,18 +242,18 @@ def _only(program: Program, names: Sequence[str]) -> Program:
     )
 
 
-def _refusal(batch: Batch, name: str) -> str:
+def _refusal(setup: Setup, name: str) -> str:
     """Why snapshots do not answer the program's observable; "" if they do."""
-    observable = batch.program.observables[name]
+    observable = setup.program.observables[name]
     if observable.past:
         return "it looks at past iterates, and a snapshot has none"
     if observable.needs == "path":
         return "it follows the path between two measurements, and a snapshot is one point"
     try:
-        building.check(batch)
+        building.check(setup)
     except Exception as error:
-        return planning.one_line(error)
-    carry, _ = batch.state_shapes()
+        return one_line(error)
+    carry, _ = setup.state_shapes()
     if observable.needs == "optimizer" and jax.tree.leaves(carry.optimizer):
         return "it looks at the optimizer's state, and a snapshot has the weights alone"
     return ""
@@ -261,11 +261,11 @@ def _refusal(batch: Batch, name: str) -> str:
 
 def _measured_together(tasks: Sequence[Task], program: Program, lanes: int) -> Iterator[Done | Gap]:
     """Measure the jobs, then write what was found to their files."""
-    batch = building.build([task.job.config for task in tasks], program)
+    setup = building.build([task.job.config for task in tasks], program)
     recorder = Recorder(len(tasks))
     answered: list[Asked] = [{name: [] for name in program.observables} for _ in tasks]
     gaps: list[Gap] = []
-    for record in engine.revisit(*batch, _visits(tasks, batch, answered, gaps), lanes=lanes):
+    for record in engine.revisit(*setup, _visits(tasks, setup, answered, gaps), lanes=lanes):
         recorder.add(record)
     yield from gaps
     machine = provenance()
@@ -278,13 +278,13 @@ def _measured_together(tasks: Sequence[Task], program: Program, lanes: int) -> I
 
 
 def _visits(
-    tasks: Sequence[Task], batch: Batch, answered: list[Asked], gaps: list[Gap]
+    tasks: Sequence[Task], setup: Setup, answered: list[Asked], gaps: list[Gap]
 ) -> Iterator[Visit]:
     """The jobs' weights step by step; what is due at them is ``answered``."""
-    names = list(batch.program.observables)
-    start = batch.params
+    names = list(setup.program.observables)
+    start = setup.params
     if start is None:
-        start = programs.initial_weights(batch.program, batch.inputs)
+        start = programs.initial_weights(setup.program, setup.inputs)
     for step in sorted({step for task in tasks for name in names for step in task.steps[name]}):
         rows, due = [], {name: np.zeros(len(tasks), bool) for name in names}
         for place, task in enumerate(tasks):
@@ -310,7 +310,7 @@ def _write(task: Task, table: pa.Table, answered: Asked, machine: Mapping[str, A
     """Add to the job's files; the result last."""
     folder = task.folder
     with locking.waited(folder.parent / "manifest.lock"):
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = read_json(folder / "result.json")
         config = read_yaml(folder / "config.yaml")
         whole = merged(pq.read_table(folder / "metrics.parquet"), table)
         last = whole.slice(len(whole) - 1).select(table.column_names[1:]).to_pylist()[0]
@@ -333,7 +333,7 @@ def _answers(
     if it is just what a run would have recorded: at the steps of its cadence, in one go.
     """
     ids = planning.observable_ids(task.job.config)
-    own, measured = dict(result["observables"]), dict(result.get("measured", {}))
+    own, measured = dict(result.get("observables", {})), dict(result.get("measured", {}))
     for name, steps in answered.items():
         before = measured.get(name, {"steps": []})["steps"]
         steps_now = sorted({*before, *steps})

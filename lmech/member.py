@@ -11,25 +11,31 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from lmech import seeds
+from lmech import mistakes, seeds
 from lmech.datasets import Data, Examples, take
 from lmech.numerics import trees
 from lmech.numerics.control import when
-from lmech.observables import Memory, Observable, State, Values
+from lmech.observables import Memory, Observable, State, Values, next_update
 from lmech.optimizers import Hyperparameters, Optimizer
-from lmech.parametrization import Scales, descend, parametrize
-from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
+from lmech.parametrization import Scales, parametrize
+from lmech.problem import Params, Problem, loss_and_gradient
 
 Mode = Literal["map", "vmap", "loop"]
 
 
 class Stop(NamedTuple):
-    """Thresholds that end a member: loss at most, accuracy at least (∓∞: never)."""
+    """Thresholds that end a member: losses at most, accuracies at least (∓∞: never)."""
 
     train_loss: Any
     train_accuracy: Any
+    test_loss: Any
+    test_accuracy: Any
+
+
+NEVER = Stop(-np.inf, np.inf, -np.inf, np.inf)
 
 
 class Rows(NamedTuple):
@@ -83,6 +89,8 @@ class Program:
     """For the training examples that count, where not all do."""
     centred: bool = False
     """Whether outputs are what a member's function has changed by since its start."""
+    linearized: bool = False
+    """Whether a member's function is its first-order expansion in the weights at its start."""
 
 
 class Feed(NamedTuple):
@@ -97,7 +105,7 @@ class Carry(NamedTuple):
 
     params: Params
     origin: Params | None
-    """Where it started, if its outputs are centred."""
+    """Where it started, if its outputs are relative to that: centred or linearized."""
     past: tuple[Params, ...]
     optimizer: Any
     step: jax.Array
@@ -110,22 +118,22 @@ class Carry(NamedTuple):
 
 
 def _column(name: str, part: str) -> str:
+    """An observable's column: its own, or one that begins with its name."""
     return f"{name}_{part}" if part else name
 
 
 def _named(name: str, values: Values) -> Values:
+    """By column."""
     return {_column(name, part): value for part, value in values.items()}
 
 
 def _met(stop: Stop, values: Values) -> jax.Array:
     """Whether a threshold is met by what was just recorded."""
-    loss = values.get("train_loss")
-    accuracy = values.get("train_accuracy")
     met = jnp.asarray(False)
-    if loss is not None:
-        met |= loss <= stop.train_loss
-    if accuracy is not None:
-        met |= accuracy >= stop.train_accuracy
+    for column, threshold, never in zip(Stop._fields, stop, NEVER, strict=True):
+        if column in values:
+            value = values[column]
+            met |= value <= threshold if never < 0 else value >= threshold
     return met
 
 
@@ -152,19 +160,16 @@ def _examples(data: Data, feed: Feed) -> Examples:
     return data.train if feed.batch is None else take(data.train, feed.batch)
 
 
-def _state(
-    program: Program,
-    inputs: Inputs,
-    carry: Carry,
-    feed: Feed,
-    data: Data,
-    evaluation: Evaluation | None = None,
-    gradient: Params | None = None,
-) -> State:
-    data = _own(data, inputs)
+def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data) -> State:
+    """What is there to see of a member, before its gradient; ``own`` is the dataset as it has it.
+
+    The update and the observables are made of this alone.
+    """
     return State(
-        problem=parametrize(program.problem, inputs.scales, carry.origin),
-        data=data,
+        problem=parametrize(
+            program.problem, inputs.scales, carry.origin, program.centred, program.linearized
+        ),
+        data=own,
         subset=None if program.room is None else program.room.fewest,
         params=carry.params,
         past=carry.past,
@@ -173,9 +178,9 @@ def _state(
         seeds=inputs.seeds,
         microbatch=program.microbatch,
         batch_size=program.batch_size,
-        batch=_examples(data, feed),
-        evaluation=evaluation,
-        gradient=gradient,
+        batch=_examples(own, feed),
+        evaluation=None,
+        gradient=None,
         optimizer=program.optimizer,
         hyperparameters={**inputs.hyperparameters, "learning_rate": feed.rate},
         optimizer_state=carry.optimizer,
@@ -187,9 +192,16 @@ def _unknown(dtype: Any) -> jax.Array:
     return jnp.asarray(jnp.nan if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)
 
 
-def _observe(observable: Observable, state: State, memory: Memory) -> tuple[Memory, Values]:
-    """A measurement; not a number while the run has fewer past iterates than it looks at."""
-    memory, values = observable.measure(state, memory)
+def _observe(program: Program, name: str, state: State, memory: Memory) -> tuple[Memory, Values]:
+    """A measurement; not a number while the run has fewer past iterates than it looks at.
+
+    Raises ValueError, with the observable's name, for what it raises and for what is none.
+    """
+    observable = program.observables[name]
+    with mistakes.of(f"observables.{name}"):
+        answer = observable.measure(state, memory)
+        _check_measurement(name, memory, answer)
+    memory, values = answer
     if observable.past:
         known = state.step >= observable.past
         values = {name: jnp.where(known, v, _unknown(v.dtype)) for name, v in values.items()}
@@ -206,7 +218,7 @@ def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
     rate = inputs.hyperparameters["learning_rate"]
     return Carry(
         params=params,
-        origin=params if program.centred else None,
+        origin=params if program.centred or program.linearized else None,
         past=(params,) * past,
         optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
         step=jnp.int32(0),
@@ -217,20 +229,17 @@ def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
     )
 
 
-def _update(
-    program: Program, inputs: Inputs, carry: Carry, rate: jax.Array, gradient: Params
-) -> Carry:
-    """One optimizer step at the given learning rate."""
-    hyperparameters = {**inputs.hyperparameters, "learning_rate": rate}
-    updates, optimizer = descend(
-        program.optimizer, hyperparameters, inputs.scales, gradient, carry.optimizer, carry.params
-    )
+def _updated(carry: Carry, state: State) -> Carry:
+    """One optimizer step on, at the state's learning rate. Raises ValueError for what it raises."""
+    with mistakes.of("optimizer"):
+        updates, optimizer = next_update(state)
+        params = trees.add(carry.params, updates)
     return carry._replace(
-        params=trees.add(carry.params, updates),
+        params=params,
         past=(carry.params, *carry.past)[: len(carry.past)],
         optimizer=optimizer,
         step=carry.step + 1,
-        time=carry.time + rate,
+        time=carry.time + state.hyperparameters["learning_rate"],
     )
 
 
@@ -244,33 +253,30 @@ def chunk(
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
     """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
-    problem = parametrize(program.problem, inputs.scales, carry.origin)
     own = _own(data, inputs)
-    inside = {name: program.observables[name] for name in memories}
 
-    def measured(
-        state: State, memories: dict[str, Memory], loss: jax.Array
-    ) -> tuple[dict[str, Memory], Values]:
-        updated, values = {}, {"batch_loss": loss}
-        for name, observable in inside.items():
-            updated[name], new = _observe(observable, state, memories[name])
+    def measured(state: State, memories: dict[str, Memory]) -> tuple[dict[str, Memory], Values]:
+        updated: dict[str, Memory] = {}
+        values: Values = {}
+        for name, own_memory in memories.items():
+            updated[name], new = _observe(program, name, state, own_memory)
             values |= _named(name, new)
         return updated, values
 
     def step(carry: Carry, memories: Any, i: jax.Array) -> tuple[Carry, Any, Values]:
         feed = jax.tree.map(lambda array: array[i], feeds)
-        examples = _examples(own, feed)
+        state = _state(program, inputs, carry, feed, own)
         evaluation, gradient = loss_and_gradient(
-            problem, carry.params, examples, program.microbatch
+            state.problem, state.params, state.batch, state.microbatch
         )
-        state = _state(program, inputs, carry, feed, data, evaluation, gradient)
-        memories, values = measured(state, memories, evaluation.loss)
+        state = state._replace(evaluation=evaluation, gradient=gradient)
+        memories, values = measured(state, memories)
         finite = jnp.isfinite(evaluation.loss)
         ended = ~finite | _met(inputs.stop, values)
         carry = carry._replace(rate=feed.rate)
-        stepped = _update(program, inputs, carry, feed.rate, gradient)
-        carry = trees.select(ended, carry, stepped)
+        carry = trees.select(ended, carry, _updated(carry, state))
         ended |= carry.step >= inputs.horizon
+        values = {"batch_loss": evaluation.loss, **values}
         return carry._replace(ended=ended, finite=finite), memories, values
 
     def body(loop: Any) -> Any:
@@ -294,7 +300,8 @@ def memory(
     program: Program, name: str, inputs: Inputs, carry: Carry, feed: Feed, data: Data
 ) -> Memory:
     """An observable's memory for one member."""
-    return program.observables[name].init(_state(program, inputs, carry, feed, data))
+    state = _state(program, inputs, carry, feed, _own(data, inputs))
+    return program.observables[name].init(state)
 
 
 def measure(
@@ -316,10 +323,10 @@ def measure(
     that of the step that comes next; who takes none is measured at the rate of its last one.
     """
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
-    state = _state(program, inputs, carry, feed, data)
+    state = _state(program, inputs, carry, feed, _own(data, inputs))
 
     def observed(memory: Memory) -> tuple[Memory, Values]:
-        return _observe(program.observables[name], state, memory)
+        return _observe(program, name, state, memory)
 
     shapes = jax.eval_shape(observed, memory)[1]
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -338,26 +345,49 @@ def _first_feed(program: Program, inputs: Inputs) -> Feed:
 def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
     """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
     carry = start(program, inputs, None)
-    return _state(program, inputs, carry, _first_feed(program, inputs), data)
+    return _state(program, inputs, carry, _first_feed(program, inputs), _own(data, inputs))
 
 
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
     """Start one member, take a step and measure every observable once: to trace, not to run.
 
-    A ValueError of an observable is raised with its name.
+    Raises ValueError, with the part's name, for what the optimizer or an observable raises, and
+    for what is no measurement.
     """
     state = initial_state(program, inputs, data)
-    feed = _first_feed(program, inputs)
-    _, gradient = loss_and_gradient(state.problem, state.params, state.batch, program.microbatch)
-    carry = _update(program, inputs, start(program, inputs, None), feed.rate, gradient)
-    state = _state(program, inputs, carry, feed, data)
+    evaluation, gradient = loss_and_gradient(
+        state.problem, state.params, state.batch, state.microbatch
+    )
+    seen = state._replace(evaluation=evaluation, gradient=gradient)
+    carry = _updated(start(program, inputs, None), seen)
+    state = _state(program, inputs, carry, _first_feed(program, inputs), state.data)
+    inside = state._replace(evaluation=evaluation, gradient=gradient)
     values = {}
     for name, observable in program.observables.items():
-        try:
-            _, values[name] = _observe(observable, state, observable.init(state))
-        except ValueError as error:
-            raise ValueError(f"observables.{name}: {error}") from error
+        with mistakes.of(f"observables.{name}"):
+            memory = observable.init(state)
+        own = inside if program.every[name] == 1 else state
+        _, values[name] = _observe(program, name, own, memory)
     return values
+
+
+def _check_measurement(name: str, memory: Memory, answer: Any) -> None:
+    """Raise ValueError unless it is ``(memory, values)``, the memory of the shapes that it had."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
+        raise ValueError(
+            "measure returns something else than (memory, {name: array}): a pair, names as texts"
+        )
+    before, after = (jax.tree.map(jnp.shape, memory) for memory in (memory, answer[0]))
+    if before != after:
+        raise ValueError(
+            f"its memory is {before} after init and {after} after measure: shapes may not change"
+        )
+    for part, value in answer[1].items():
+        column = _column(name, part)
+        if not isinstance(part, str) or not jax.tree_util.all_leaves([value]):
+            raise ValueError(f"the value of {part!r} has to be an array, by a name that is a text")
+        if column in Stop._fields and jnp.shape(value) != ():
+            raise ValueError(f"{column} has to be a single number: runs may be stopped by it")
 
 
 def _copy(flag: jax.Array) -> jax.Array:

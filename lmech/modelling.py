@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from hydra.utils import get_method, instantiate
@@ -12,6 +13,7 @@ from jax import lax
 
 from lmech import datasets, optimizers, planning
 from lmech.datasets import Data
+from lmech.mistakes import described, expect
 from lmech.models.declared import Declared
 from lmech.numerics import trees
 from lmech.parametrization import Scales, complete, with_constants, with_output
@@ -25,7 +27,9 @@ def _module(config: Config, data: Data) -> Any:
     factory = get_method(config["model"]["_target_"])
     takes_outputs = "outputs" in inspect.signature(factory).parameters
     given = {"outputs": datasets.outputs(data)} if takes_outputs else {}
-    return instantiate(config["model"], **given)
+    model = instantiate(config["model"], **given)
+    expect(model, nn.Module, "model", config["model"]["_target_"], "a flax module")
+    return model
 
 
 def build_problem(config: Config, data: Data) -> Problem:
@@ -33,8 +37,12 @@ def build_problem(config: Config, data: Data) -> Problem:
     model = _module(config, data)
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
 
+    loss = instantiate(config["loss"])
+    what = "a function (outputs, targets) → one value an example"
+    expect(loss, Callable, "loss", config["loss"]["_target_"], what)
+
     def init(key: jax.Array) -> Any:
-        params = model.init(key, jnp.zeros(example.shape, example.dtype))["params"]
+        params = _parameters(model.init(key, jnp.zeros(example.shape, example.dtype)))
         # Inputs that are tokens do not tell a model in which precision its weights should be.
         return jax.tree.map(lambda leaf: leaf.astype(config["precision"]["dtype"]), params)
 
@@ -47,7 +55,20 @@ def build_problem(config: Config, data: Data) -> Problem:
         )
         return _layers(captured["intermediates"])
 
-    return Problem(init, apply, instantiate(config["loss"]), activations)
+    return Problem(init, apply, loss, activations)
+
+
+def _parameters(variables: Mapping[str, Any]) -> Any:
+    """A flax model's, where that is all it has. Raises ValueError."""
+    others = sorted(set(variables) - {"params"})
+    if others:
+        raise ValueError(
+            f"the model keeps {', '.join(others)} beside its parameters, and is to be a function "
+            "of them and the inputs alone: for batch norm see lmech.models.layers.BatchNorm"
+        )
+    if "params" not in variables:
+        raise ValueError("the model has no parameters, so there is nothing to train")
+    return variables["params"]
 
 
 def shapes_of(problem: Problem) -> Params:
@@ -76,17 +97,26 @@ def build_optimizer(config: Config) -> optimizers.Optimizer:
 
 
 def scales_of(configs: Sequence[Config], data: Data) -> list[Scales]:
-    """Each job's parametrization as trees; equal ones are made once."""
+    """The parametrization, as trees, of each job of a group; equal ones are made once."""
 
     def one(config: Config) -> Scales:
-        model = model_of(config, data)
-        scales = with_constants(instantiate(config["parametrization"])(model), model)
+        model, section = model_of(config, data), "parametrization"
+        rule = _remembered(_rules, _own(config, section), lambda: instantiate(config[section]))
+        target = config[section]["_target_"]
+        what = "a function from lmech.roles.Model to lmech.parametrization.Scales"
+        expect(rule, Callable, section, target, what)
+        own = rule(model)
+        if not isinstance(own, Scales):
+            raise ValueError(f"{section}._target_={target}: it made {described(own)}, no Scales")
+        scales = with_constants(own, model)
         scales = with_output(scales, model.growth, model.shapes, config["output_scale"])
         return complete(scales)
 
+    interface = _interface(configs[0], data)  # which looks at every label
+
     def key(config: Config) -> list[Any]:
         sections = [_own(config, part) for part in ("model", "parametrization", "optimizer")]
-        return [*sections, config["output_scale"], _interface(config, data)]
+        return [*sections, config["output_scale"], interface]
 
     return [_remembered(_scales, key(config), partial(one, config)) for config in configs]
 
@@ -104,6 +134,11 @@ def _interface(config: Config, data: Data) -> list[Any]:
 def _remembered(memo: dict[str, Any], key: Any, make: Callable[[], Any]) -> Any:
     place = planning.digest(key)
     return memo[place] if place in memo else memo.setdefault(place, make())
+
+
+def _declaration(module: Any) -> Declared:
+    declared: Declared = getattr(module, "declared", Declared())
+    return declared
 
 
 def model_of(config: Config, data: Data) -> Model:
@@ -127,7 +162,7 @@ def model_of(config: Config, data: Data) -> Model:
         depth=depth,
         shapes_at=shapes_at,
         spread_at=lambda width: remembered(_spreads, width, lambda: _spread(at(width))),
-        declared=getattr(_module(config, data), "declared", Declared()),
+        declared=remembered(_declared, width, lambda: _declaration(_module(config, data))),
         growth=build_optimizer(config).growth,
         learning_rate=config["optimizer"]["learning_rate"],
     )
@@ -137,6 +172,8 @@ def model_of(config: Config, data: Data) -> Model:
 _scales: dict[str, Any] = {}
 _shapes: dict[str, Any] = {}
 _spreads: dict[str, Any] = {}
+_declared: dict[str, Any] = {}
+_rules: dict[str, Any] = {}
 FEW = 4096
 """A tensor of fewer entries is drawn more often, for its spread."""
 DRAWS = 64

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from lmech import mistakes
 from lmech.numerics import trees
 from lmech.tables import Family
 
@@ -24,24 +25,31 @@ class Stability(NamedTuple):
     """When the update is stable on a quadratic: λ₁(P^-½HP^-½) ≤ ``threshold``.
 
     ``preconditioner`` P is a tree like the parameters: the update is −ηP⁻¹m, m what the optimizer
-    keeps of the gradients.
+    keeps of the gradients. P is held fixed in this, so it must vary slowly beside m and be larger
+    than 0 everywhere. Where it is neither (sign momentum and Lion divide by |m|) there is no rule.
+
+    A rule is a function ``(arguments, state, params) → Stability``: the factory's arguments by
+    name, defaults and this step's learning rate among them; the optax state *after* this step's
+    gradient, with the P that this update divides by; the parameters before it.
     """
 
     preconditioner: Tree
     threshold: jax.Array
 
 
-# (arguments of the factory, the optimizer's state *after* the update, the parameters) ↦ Stability
 StabilityRule = Callable[[Mapping[str, Any], Any, Tree], Stability]
 
 
 class Growth(NamedTuple):
-    """How the update of a tensor scales, by its shape."""
+    """How the update of a tensor scales, by its shape.
+
+    - ``family(shape)``: as the gradient (``"sgd"``), entrywise O(1) whatever the gradient
+      (``"adam"``), orthogonalised (``"muon"``).
+    - ``built_in(shape)``: a factor that the optimizer gives it of its own (1 but for muon).
+    """
 
     family: Callable[[tuple[int, ...]], Family]
-    """As the gradient (sgd), entrywise O(1) whatever the gradient (adam), orthogonalised (muon)."""
     built_in: Callable[[tuple[int, ...]], float] = lambda _: 1.0
-    """A factor that the optimizer gives it of its own."""
 
 
 def _muon_factor(shape: tuple[int, ...]) -> float:
@@ -228,7 +236,11 @@ def optimizer(factory: Callable[..., optax.GradientTransformation], **static: An
 
     def transformation(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
         own = {name: value for name, value in hyperparameters.items() if name != CLIP}
-        return factory(**static, **own)
+        made = factory(**static, **own)
+        if not isinstance(made, optax.GradientTransformation):
+            told = mistakes.described(made)
+            raise ValueError(f"the optimizer's factory returned {told}, no optax transformation")
+        return made
 
     growth = getattr(factory, "growth", GROWTH.get(factory))
     if rule is None:

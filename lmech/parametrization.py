@@ -28,11 +28,16 @@ Factor = Annotated[FiniteFloat, Ge(0)]
 
 
 class Scales(NamedTuple):
-    """Per tensor: scale of the model's own init, forward multiplier, learning-rate multiplier, …
+    """Factors by tensor: trees of floats like the parameters. ``unscaled(shapes)`` has them all 1.
 
-    ``decay`` multiplies the weight that the optimizer's decay sees (beside the learning-rate
-    multiplier, which acts on the whole update; None: a decay goes with the learning rate),
-    ``epsilon`` its ε (None: all 1), and ``output``, a scalar, the model's outputs.
+    - ``init``: of the model's own initial values. A standard deviation σ of one's choice is σ over
+      ``model.spread_at(model.width)``; a tensor that starts at 0, spread 0, stays there.
+    - ``multiplier``: of the weight in the forward pass.
+    - ``learning_rate``: of the tensor's whole update.
+    - ``decay``: of the weight that the optimizer's decay sees, beside ``learning_rate`` (None: a
+      decay goes with the learning rate).
+    - ``epsilon``: of the optimizer's ε (None: all 1).
+    - ``output``: a scalar, of the model's outputs.
     """
 
     init: Tree
@@ -44,7 +49,7 @@ class Scales(NamedTuple):
 
 
 def unscaled(shapes: Tree) -> Scales:
-    """All factors 1."""
+    """All factors 1, for ``model.shapes``: start from it, and ``_replace`` what is scaled."""
     ones = jax.tree.map(lambda _: 1.0, shapes)
     return Scales(ones, ones, ones)
 
@@ -186,11 +191,19 @@ def abc(
     return scales
 
 
-def parametrize(problem: Problem, scales: Scales, origin: Params | None = None) -> Problem:
+def parametrize(
+    problem: Problem,
+    scales: Scales,
+    origin: Params | None = None,
+    centred: bool = False,
+    linearized: bool = False,
+) -> Problem:
     """The problem with the scales in place: multipliers act on weights, so models need no code.
 
-    f(w) = α · apply(multiplier · w, x), less its value at ``origin`` where there is one (centred
-    outputs), and w₀ = init scale · (the model's init).
+    f(w) = α · apply(multiplier · w, x) and w₀ = init scale · (the model's init). ``centred``:
+    less f's value at the ``origin``. ``linearized``: f's first-order expansion there, f(w_o) +
+    J(w_o)(w − w_o), J its Jacobian in the weights; such a model tells no activations, since what
+    its layers put out is not what its outputs are made of.
     """
 
     def init(key: jax.Array) -> Params:
@@ -202,10 +215,18 @@ def parametrize(problem: Problem, scales: Scales, origin: Params | None = None) 
     plain = scaled(problem.apply)
 
     def apply(params: Params, x: Any) -> Any:
-        outputs = plain(params, x)
-        return scales.output * (outputs if origin is None else outputs - plain(origin, x))
+        if linearized:
+            moved = jax.tree.map(operator.sub, params, origin)
+            start, change = jax.jvp(lambda params: plain(params, x), (origin,), (moved,))
+        elif centred:
+            start = plain(origin, x)
+            change = plain(params, x) - start
+        else:
+            return scales.output * plain(params, x)
+        return scales.output * (change if centred else start + change)
 
-    return problem._replace(init=init, apply=apply, activations=scaled(problem.activations))
+    told = (lambda _params, _x: {}) if linearized else scaled(problem.activations)
+    return problem._replace(init=init, apply=apply, activations=told)
 
 
 def descend(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from lmech import config as configs
-from lmech import snapshots, sweeps, values
+from lmech import project, snapshots, sweeps, values
 from lmech.datasets import Data, Examples, check, integers
-from lmech.disk import read_yaml
+from lmech.disk import read_json, read_yaml
+from lmech.mistakes import one_line
 from lmech.seeds import stream_seeds
 from lmech.values import Config, ConfigError
 
@@ -29,7 +30,7 @@ MEASURES_VERSION = 2
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
-    *("output_scale", "centred", "clip_norm"),
+    *("output_scale", "centred", "linearized", "clip_norm"),
 )
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
 # What of a config is an input of its program, so that members of one batch may differ in it: all of
@@ -61,9 +62,15 @@ def digest(value: Any) -> str:
 
 @cache
 def _source(path: str, target: str) -> str | None:
-    """Checksum of the file that defines a user's ``_target_`` (None: ours or a library's)."""
+    """Checksum of a user's ``_target_`` (None: ours or a library's).
+
+    It is of the file that defines it and of what that imports from the user's own folder.
+    """
     file = values.signature(path, target).source
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    if file is None:
+        return None
+    read = [part.read_bytes() for part in project.imported(Path(file))]
+    return hashlib.sha256(b"".join(read)).hexdigest()
 
 
 def sources(node: Any, path: str) -> list[tuple[str, str | None]]:
@@ -100,20 +107,7 @@ def load_data(config: Config) -> Data:
     try:
         return _in_precision(_canonical(config["dataset"]), config["precision"]["dtype"])
     except Exception as error:
-        raise ConfigError(f"dataset: {innermost(error)}") from error
-
-
-def innermost(error: BaseException) -> str:
-    """The message of what a target raised, out of Hydra's wrapping."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return str(error)
-
-
-def one_line(error: BaseException) -> str:
-    """First line of the message; with its type, unless that is the ValueError of a bad value."""
-    first = (innermost(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
+        raise ConfigError(f"dataset: {one_line(error)}") from error
 
 
 @cache
@@ -139,11 +133,13 @@ def identity(config: Config) -> dict[str, Any]:
     science = {key: config[key] for key in SCIENCE}
     streams = stream_seeds(config["seed"], config["seeds"])
     science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
-    rules = [column for column, threshold in config["stop"].items() if threshold is not None]
+    rules = {column: t for column, t in config["stop"].items() if t is not None}
+    # A rule that is not set changes no id; the first two have always been there.
+    science["stop"] = {"train_loss": None, "train_accuracy": None, **rules}
     science["watched"] = {name: config["observables"][name] for name in rules}
     start = snapshots.starting_point(config)
-    load_data(config)
     code = [pair for key in science for pair in sources(science[key], key)]
+    load_data(config)
     return {
         "maths": MATHS_VERSION,
         "science": science,
@@ -217,6 +213,7 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
     """
     blocks = sweeps.parse(sweep)
     swept = sweeps.keys(blocks)
+    _check_alike(blocks)
     composed = _composer(overrides)
     jobs: dict[str, Job] = {}
     for block in blocks:
@@ -226,12 +223,48 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
             shown = {key: chosen.get(key, values.select(config, key)) for key in swept}
             job = job_of(config, shown)
             if job.id in own:
-                raise ConfigError(
-                    f"two jobs of the sweep are the same: {own[job.id].overrides} and {shown}"
-                )
+                raise ConfigError(_the_same(own[job.id].overrides, shown))
             own[job.id] = job
         jobs |= {job: own[job] for job in own if job not in jobs}
+    _check_snapshots(jobs.values())
     return list(jobs.values())
+
+
+# What a sweep has one value of: of a job's own there would be no use.
+OF_A_SWEEP = (
+    *("output", "name", "objective", "rerun", "on_failure", "logger", "execution.lanes"),
+    *("execution.devices", "execution.save_every", "execution.compile_cache"),
+)
+
+
+def _check_alike(blocks: Sequence[sweeps.Block]) -> None:
+    """Raise ConfigError for a key with several values that all jobs of a sweep share."""
+    for key in sweeps.keys(blocks):
+        found = [part[key] for block in blocks for part in block if key in part]
+        several = {_canonical(value) for values in found for value in values}
+        if len(several) > 1 and (key in OF_A_SWEEP or key.startswith("logger.")):
+            raise ConfigError(
+                f"{key} is the same for all jobs of a sweep, and has {len(several)} values: "
+                "choose one, or give the command once for each"
+            )
+
+
+def _the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two settings that make the same job differ in, and why that is no difference."""
+    differ = [key for key in one if one[key] != other[key]]
+    why = f"{', '.join(differ)} changes no training" if differ else "a value is there twice"
+    return f"two jobs of the sweep are the same: {dict(one)} and {dict(other)}: {why}"
+
+
+def _check_snapshots(jobs: Collection[Job]) -> None:
+    """Raise ConfigError for a snapshot after the end of every job."""
+    end = max((job.config["steps"] for job in jobs), default=0)
+    beyond = sorted({step for job in jobs for step in job.config["snapshots"] if step > end})
+    if beyond:
+        raise ConfigError(
+            f"snapshots={beyond}: steps={end}, so there is no such step (the last weights are kept "
+            "in any case)"
+        )
 
 
 def each(lists: Sequence[Sequence[str]], fixed: Collection[str] = ()) -> list[Job]:
@@ -316,11 +349,11 @@ def standing(job_folder: Path, job: Job) -> Literal["finished", "failed", "missi
     """
     path = job_folder / "result.json"
     if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         wanted = observable_ids(job.config).items()
         if (
             result["status"] != "failed"
-            and wanted <= result["observables"].items()
+            and wanted <= result.get("observables", {}).items()  # another version's may have none
             and {step for step in job.config["snapshots"] if step < result["steps"]}
             <= snapshots.kept(job_folder).keys()
         ):
@@ -339,6 +372,20 @@ def reason(job_folder: Path) -> str:
     """Why a job failed, when it did: the last line of its traceback."""
     lines = (job_folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()
     return f"{lines[-1] if lines else 'no traceback'} (rerun=failed tries again)"
+
+
+def check_place(folder: Path) -> None:
+    """Raise ConfigError if a sweep's folder cannot be made; nothing of it is left."""
+    above = next(path for path in folder.absolute().parents if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above, prefix=".lmech"):
+            return
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"results go to {folder}, and no folder can be made in {above} ({reason}): choose "
+            "another output=…"
+        ) from error
 
 
 def todo(jobs: Sequence[Job], target: Path) -> list[Job]:

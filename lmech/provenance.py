@@ -4,16 +4,17 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from lmech import paths
+from lmech import paths, project
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "hydra-core", "omegaconf")
 
 
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(paths.package()), *arguments]
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -22,12 +23,20 @@ def _git(*arguments: str) -> str | None:
 
 
 @cache
-def _commit() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from (None for an installed wheel)."""
-    tracked = _git("ls-files", "__init__.py")
-    if not tracked:
+def _commit(file: Path) -> dict[str, Any]:
+    """Commit of the checkout that a file is of (None for one that no checkout tracks)."""
+    git = partial(_git, file.parent)
+    if not git("ls-files", file.name):
         return {"commit": None, "dirty": None}
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+
+
+def _of_project() -> dict[str, Any]:
+    """Name and commit of the user's project, where there is one."""
+    own = project.current()
+    if own is None:
+        return {}
+    return {"project": {"name": own.root.name, **_commit(own.root / "pyproject.toml")}}
 
 
 def _threads() -> int:
@@ -44,7 +53,8 @@ def provenance() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "lmech": importlib.metadata.version("lmech"),
-        **_commit(),
+        **_commit(paths.package() / "__init__.py"),
+        **_of_project(),
         "python": platform.python_version(),
         "packages": versions,
         "platform": platform.platform(),

@@ -1,8 +1,6 @@
 """Experiments: run the sweep, read it back, measure, judge, draw, report."""
 
 import importlib
-import json
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import claims as verdicts
 from lmech import config, hints, manifest, planning, sweeps
-from lmech.disk import atomically, link_folder, write_json
+from lmech.disk import atomically, link_folder, read_json, write_json
+from lmech.mistakes import one_line
 from lmech.planning import Job
 from lmech.values import ConfigError
 
@@ -35,16 +34,18 @@ class Experiment(NamedTuple):
 DEFAULT_SCALE = "default"
 
 
-def _checked(name: str, node: dict[str, Any]) -> dict[str, Any]:
+def _checked(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
     """The experiment section, with all that it needs and a module that measures."""
-    place = f"conf/experiment/{name}.yaml: experiment"
+    place = f"{config.place('experiment', name)}: experiment"
+    if node is None:
+        raise ConfigError(f"{place}: there is none, with its name, module, sweep and claims")
     for key in ("name", "module", "sweep", "claims"):
         if key not in node:
             raise ConfigError(f"{place}.{key} is missing")
     try:
         module = importlib.import_module(node["module"])
-    except ImportError as error:
-        raise ConfigError(f"{place}.module={node['module']}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{place}.module={node['module']}: {one_line(error)}") from error
     if not callable(getattr(module, "measure", None)):
         raise ConfigError(f"{place}.module={node['module']} has no function measure(runs)")
     return node
@@ -57,7 +58,8 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     """
     options = config.groups().get("experiment", [])
     if name not in options:
-        raise ConfigError(f"no experiment '{name}'{hints.nearest(name, options)} (lmech list)")
+        where = "lmech list; a project's own are found where its pyproject.toml is"
+        raise ConfigError(f"no experiment '{name}'{hints.nearest(name, options)} ({where})")
     chosen = [f"experiment={name}"]
     node = _checked(name, config.plain(config.compose(chosen))["experiment"])
     scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
@@ -132,7 +134,7 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
     jobs = [
         replace(job, config=config.changed(job.config, changes)) for job in manifest.jobs(entries)
     ]
-    request = json.loads((folder / manifest.REQUEST).read_text(encoding="utf-8"))
+    request = read_json(folder / manifest.REQUEST)
     if request["experiment"] is None:
         return _trained(jobs, folder, request)
     experiment = load(request["experiment"], request["scale"], [])
@@ -166,15 +168,10 @@ def train(
     before = {job: planning.reason(folder / job) for job in left if job not in again}
     if not todo and (folder / "summary.json").is_file():
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
+    planning.check_place(folder)
     from lmech import running
 
-    # Drawing is for the end; what it takes is imported while XLA compiles.
-    importing = threading.Thread(target=importlib.import_module, args=("lmech.plotting",))
-    importing.start()
-    try:
-        counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
-    finally:
-        importing.join()  # an import that outlives the interpreter fails, and says so
+    counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
     return counts, before | reasons
 
 

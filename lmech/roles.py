@@ -20,22 +20,30 @@ PROBE = 4
 
 
 class Model(NamedTuple):
-    """What a parametrization may look at: the job's model, and the same at other widths."""
+    """What a parametrization may look at: the job's model, and the same at other widths.
+
+    - ``shapes``: of the parameters, a tree like them whose leaves are ``jax.ShapeDtypeStruct``:
+      ``leaf.shape``, ``leaf.ndim``, ``leaf.size``, no values.
+    - ``width``, ``depth``: the model's own; None where it has no such key.
+    - ``shapes_at(width)``: ``shapes`` at another width (None: the model's own).
+    - ``spread_at(width)``: root mean square of each tensor of the model's own init at that width, a
+      tree of floats, over several draws. ``spread_at(model.width)`` is that of this job, also where
+      the model has no width; a tensor that starts at 0 has 0.
+    - ``declared``: what the model says of its tensors beside their shapes.
+    - ``growth``: how the optimizer's updates scale; None if it does not say.
+      ``growth.family(leaf.shape)`` is ``"sgd"``, ``"adam"`` or ``"muon"``;
+      ``lmech.parametrization.known(growth)`` raises where it is None.
+    - ``learning_rate``: the peak.
+    """
 
     shapes: Any
-    """Of the parameters, a tree."""
     width: int | None
-    """The model's own ``width`` and ``depth``; None where it has no such key."""
     depth: int | None
     shapes_at: Callable[[int | None], Any]
-    """Shapes of the parameters at another width (None: the model's own)."""
     spread_at: Callable[[int | None], Any]
-    """Root mean square of each tensor of the model's own init at another width, a tree."""
     declared: Declared
     growth: Growth | None
-    """How the optimizer's updates scale; None if it does not say."""
     learning_rate: float
-    """The peak."""
 
 
 class Tensor(NamedTuple):
@@ -72,6 +80,11 @@ def tensors(model: Model, base_width: int, base_depth: int | None) -> list[Tenso
         {path: tuple(leaf.shape) for path, leaf in trees.named_leaves(tree).items()}
         for tree in (model.shapes, model.shapes_at(base_width), model.shapes_at(PROBE * base_width))
     )
+    if base == wide and base:
+        raise ValueError(
+            f"no tensor of this model grows with `width` ({model.width}): a parametrization by "
+            "width has nothing to act on; let the model use it, or set parametrization=sp"
+        )
     narrow, broad = (
         trees.named_leaves(model.spread_at(width)) for width in (base_width, PROBE * base_width)
     )

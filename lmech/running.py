@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 
 from lmech import (
     building,
+    checking,
     checkpoints,
     compiling,
     engine,
@@ -21,6 +22,7 @@ from lmech import (
     locking,
     planning,
     results,
+    tuning,
 )
 from lmech.arranging import Batch, arranged
 from lmech.checkpoints import Checkpoint
@@ -29,6 +31,7 @@ from lmech.disk import write_json, write_weights
 from lmech.engine import End, Snapshot
 from lmech.lanes import Record, Saved
 from lmech.loggers import Progress
+from lmech.mistakes import one_line
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
@@ -36,7 +39,6 @@ from lmech.progress import Tally
 from lmech.provenance import provenance
 from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
-from lmech.values import ConfigError
 
 
 def run_sweep(
@@ -118,17 +120,16 @@ def _summary(
     }
 
 
-def _checked(group: Sequence[Job]) -> building.Batch:
+def _checked(group: Sequence[Job]) -> building.Setup:
     """What the engine takes for all jobs of a group. Raises ConfigError for what cannot work."""
-    with numerics(group[0].config["precision"]["matmul"]):
-        try:
-            setup = building.build([job.config for job in group])
-            building.check(setup)
-            return setup
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(planning.one_line(error)) from error
+    first = group[0].config
+    with checking.tracing(first):
+        setup = building.build([job.config for job in group])
+        building.check(setup)
+        if planning.sources(first["model"], "model")[0][1]:  # a user's: ours are tested
+            checking.apart(setup.program.problem, setup.data)
+        tuning.check_room(setup, first["execution"]["lanes"], tuning.free_memory())
+        return setup
 
 
 class Run(NamedTuple):
@@ -252,14 +253,14 @@ def _guarded(
         checkpoints.clear(place)
         return statuses, reasons
     except (StoppedError, KeyboardInterrupt) as stopped:
-        journal.write(place, planning.one_line(stopped))
+        journal.write(place, one_line(stopped))
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             with suppress(OSError):  # not a death
-                journal.write(place, planning.one_line(error))
+                journal.write(place, one_line(error))
             raise StoppedError(f"{error}: make room; the same command goes on") from error
-        journal.write(place, planning.one_line(error))
+        journal.write(place, one_line(error))
         left = batch._replace(jobs=[job for job in batch.jobs if job.id not in statuses])
         short = "RESOURCE_EXHAUSTED" in str(error)
         parts = _smaller(run, left, short)
@@ -306,7 +307,7 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
     damaged = isinstance(error, checkpoints.DamageError)
     for job in () if damaged else batch.jobs:
         results.write_failure(run.target / job.id, job, run.record)
-    reason = planning.one_line(error)
+    reason = one_line(error)
     return {job.id: "failed" for job in batch.jobs}, {job.id: reason for job in batch.jobs}
 
 
@@ -315,7 +316,7 @@ def _place(run: Run, batch: Batch) -> Path:
     return run.target / "batches" / batch.name
 
 
-def _kept(run: Run, batch: Batch, setup: building.Batch) -> Checkpoint | None:
+def _kept(run: Run, batch: Batch, setup: building.Setup) -> Checkpoint | None:
     """The last state on disk in the batch's folder."""
     if not (_place(run, batch) / checkpoints.STATE).is_file():
         return None
@@ -323,7 +324,7 @@ def _kept(run: Run, batch: Batch, setup: building.Batch) -> Checkpoint | None:
         return checkpoints.read(_place(run, batch), setup.state_shapes())
 
 
-def _built(batch: Batch) -> building.Batch:
+def _built(batch: Batch) -> building.Setup:
     with numerics():
         return building.build([job.config for job in batch.jobs], batch.program)
 
@@ -340,13 +341,13 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
             show(entry(*what))
         except Exception as error:
             broken = True
-            print(f"lmech: the logger stopped: {planning.one_line(error)}", file=sys.stderr)
+            print(f"lmech: the logger stopped: {one_line(error)}", file=sys.stderr)
 
     return guarded
 
 
 def _begun(
-    run: Run, batch: Batch, setup: building.Batch, before: Checkpoint | None
+    run: Run, batch: Batch, setup: building.Setup, before: Checkpoint | None
 ) -> Checkpoint | None:
     """Where the batch goes on from: its own last state, or what it was cut out of; None: step 0."""
     ids = [planning.whole_id(job) for job in batch.jobs]

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lmech import building, formats, modelling, planning, roles, values
+from lmech import building, checking, formats, modelling, planning, roles, values
 from lmech.numerics import trees
-from lmech.numerics.precision import numerics
 from lmech.planning import Job
-from lmech.values import Config, ConfigError
+from lmech.values import Config
 
 COLUMNS = (
     *("tensor", "shape", "role", "× width", "init std", "multiplier", "learning rate"),
@@ -34,11 +33,8 @@ def parametrization(job: Job) -> Table:
     deviation is that of the model's own draws, times the parametrization's scale; bounds of its
     error are a few per cent. Raises ConfigError.
     """
-    with numerics(job.config["precision"]["matmul"]):
-        try:
-            return _table(job.config, _title(job))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with checking.tracing(job.config):
+        return _table(job.config, _title(job))
 
 
 def _title(job: Job) -> str:
@@ -53,10 +49,9 @@ def _table(job: Config, title: str) -> Table:
     trees_of = (scales.init, scales.multiplier, scales.learning_rate, scales.decay, scales.epsilon)
     factors = [trees.named_leaves(tree) for tree in trees_of]
     spreads = trees.named_leaves(model.spread_at(model.width))
-    known = {}
+    known, base = {}, values.select(job, "parametrization.base_width")
     if model.width is not None:
-        base = values.select(job, "parametrization.base_width") or model.width
-        known = {t.path: t for t in roles.tensors(model, base, None)}
+        known = {t.path: t for t in roles.tensors(model, base or model.width, None)}
     table = Table(*COLUMNS, title=title)
     for path, leaf in trees.named_leaves(model.shapes).items():
         init, *others = (column[path] for column in factors)
@@ -65,7 +60,7 @@ def _table(job: Config, title: str) -> Table:
             path,
             " × ".join(map(str, leaf.shape)),
             tensor.role if tensor else "",
-            formats.number(tensor.width) if tensor else "",
+            formats.number(tensor.width) if tensor and base else "–",
             formats.number(float(init * spreads[path])),
             *(formats.number(float(factor)) for factor in others),
         )

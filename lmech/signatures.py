@@ -30,6 +30,7 @@ from pydantic import FiniteFloat
 
 from lmech import paths
 from lmech.disk import atomically
+from lmech.hints import nearest
 
 OURS = ("lmech", "optax", "flax", "jax")
 STAMPED = ("lmech", "optax", "flax")  # whose files are looked at; of the others, the versions
@@ -139,6 +140,16 @@ def _located(target: str) -> Any:
         return get_method(target)
     finally:
         log.disabled = before
+
+
+def absent(target: str) -> str:
+    """Says so where the target's module is there, and has nothing of that name; else ""."""
+    module, _, name = target.rpartition(".")
+    known = dir(sys.modules.get(module))
+    if module not in sys.modules or name in known:
+        return ""
+    hint = nearest(name, [other for other in known if not other.startswith("_")])
+    return f"the module {module} has no {name!r}{hint}"
 
 
 def kind(parameter: inspect.Parameter) -> Any:

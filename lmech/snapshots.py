@@ -1,11 +1,11 @@
 """Weights that runs have kept, and the runs that start from them. No JAX here."""
 
 import hashlib
-import json
 import re
 from functools import lru_cache
 from pathlib import Path
 
+from lmech.disk import read_json
 from lmech.hints import nearest
 from lmech.values import Config, ConfigError
 
@@ -50,7 +50,7 @@ def _last(text: str, folders: list[Path]) -> int:
     for folder in folders:
         result = folder.with_name("result.json")
         if result.is_file():
-            steps = json.loads(result.read_text(encoding="utf-8")).get("steps")
+            steps = read_json(result).get("steps")
             if steps is not None:
                 return int(steps)
     raise ConfigError(f"init_from={text}: that job has not ended; name a step of its snapshots")

@@ -8,6 +8,7 @@ import jax
 from lmech import building, member, planning, programs, values
 from lmech.building import Extent
 from lmech.datasets import Data
+from lmech.mistakes import one_line
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.values import Config, ConfigError
@@ -56,7 +57,7 @@ def changes(group: Sequence[Job]) -> tuple[list[str], dict[str, str]]:
         except Exception as error:
             refused = _refused(first)
             if not refused:
-                raise ConfigError(planning.one_line(error)) from error
+                raise ConfigError(one_line(error)) from error
             return list(others), refused
         found = {key: _change(variant, whole, reference) for key, variant in others.items()}
     return list(others), {key: change for key, change in found.items() if change}
@@ -67,7 +68,7 @@ def _change(variant: Config, whole: Extent, reference: Mapping[str, str]) -> str
     try:
         found = texts(variant, whole)
     except Exception as error:
-        return f"cannot be an input: {planning.one_line(error)}"
+        return f"cannot be an input: {one_line(error)}"
     different = [name for name in reference if found[name] != reference[name]]
     return f"changes {', '.join(different)}" if different else ""
 
@@ -77,7 +78,10 @@ def _refused(first: Config) -> dict[str, str]:
 
     None where it is something else that fails, with all of them known.
     """
-    batch = building.build([first])
+    try:
+        batch = building.build([first])
+    except Exception:
+        return {}
     inputs = jax.tree.map(lambda leaf: leaf[0], batch.inputs)
 
     def failure(traced: dict[str, Any]) -> str:
@@ -88,7 +92,7 @@ def _refused(first: Config) -> dict[str, str]:
         try:
             jax.eval_shape(measured, traced, batch.data)
         except Exception as error:
-            return f"cannot be an input: {planning.one_line(error)}"
+            return f"cannot be an input: {one_line(error)}"
         return ""
 
     if failure({}):

@@ -71,6 +71,35 @@ def first_crossing(
     return crossing.assign(censored_at=last.where(crossing["step"].isna()))
 
 
+def delay(
+    frame: pd.DataFrame,
+    train: str = "train_accuracy",
+    test: str = "test_accuracy",
+    threshold: float = 0.99,
+    direction: Literal["below", "above"] = "above",
+) -> pd.DataFrame:
+    """How much later the test set gets to a threshold than the training set, one row a job.
+
+    ``memorised_at``, ``generalised_at``: the first recorded steps at which train and test are
+    there (``first_crossing``; NaN: never). ``ratio`` = generalised / memorised: infinite where the
+    run was never seen to generalise, NaN where it was not seen to memorise, or did from step 0.
+    ``censored_at``: the last recorded step of a test that never got there.
+
+    Each step may be late by up to the cadence of its column, and test is often recorded less often:
+    a ratio is worth reading where ``memorised_at`` is many of test's cadences.
+    """
+    memorised, generalised = (
+        first_crossing(frame, column, threshold, direction) for column in (train, test)
+    )
+    at, then = memorised["step"], generalised["step"]
+    return memorised[_labels(frame)].assign(
+        memorised_at=at,
+        generalised_at=then,
+        ratio=then.fillna(np.inf) / at.where(at > 0),
+        censored_at=generalised["censored_at"],
+    )
+
+
 def optimum(
     frame: pd.DataFrame,
     x: str,

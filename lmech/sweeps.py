@@ -1,9 +1,9 @@
 """What a sweep ranges over: grids, zipped keys and unions of both.
 
-The same in YAML and on the command line. A key's values are a list, a text in Hydra's grammar
-(``0.1,0.2``, ``range(8)``, ``choice(a,b)``), or what Hydra has not, ``geomspace(low, high, n)`` and
-``linspace(low, high, n)``: n values, both ends included, evenly apart in the logarithm or as they
-are (``geomspace(2**-8, 1, 20)``).
+The same in YAML and on the command line. A key's values are a list, a single value, a text in
+Hydra's grammar (``0.1,0.2``, ``range(8)``, ``choice(a,b)``), or what Hydra has not,
+``geomspace(low, high, n)`` and ``linspace(low, high, n)``: n values, both ends included, evenly
+apart in the logarithm or as they are (``geomspace(2**-8, 1, 20)``).
 
 In YAML a sweep is a mapping from keys to values (all combinations, first key slowest), or
 
@@ -67,9 +67,9 @@ def values(key: str, node: Any) -> Values:
     if isinstance(node, str):
         override = f"{key}={node}"
         node = of_text(override) or [configs.parse([override])[0].value()]
-    if not isinstance(node, Sequence) or not node:
+    if isinstance(node, Mapping) or (isinstance(node, Sequence) and not node):
         raise ConfigError(f"sweep of {key}: a list of values is needed, got {node!r}")
-    return list(node)
+    return list(node) if isinstance(node, Sequence) else [node]
 
 
 def of_text(override: str) -> Values | None:
@@ -78,7 +78,11 @@ def of_text(override: str) -> Values | None:
     if texts is None:
         return None
     if not texts:
-        raise ConfigError(f"{override!r}: only a search (hydra/sweeper=optuna) takes an interval")
+        raise ConfigError(
+            f"{override!r}: only a search (hydra/sweeper=optuna) takes an interval"
+            if "interval(" in override
+            else f"{override!r}: there is no value in it"
+        )
     return [configs.parse([f"x={text}"])[0].value() for text in texts]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import psutil
 
 from lmech import building, engine, programs
-from lmech.building import Batch
+from lmech.building import Setup
 from lmech.lanes import Record
 from lmech.member import Program
+from lmech.values import ConfigError
 
 SHARE = 0.5
 """Of the memory that is free, for what grows with the number of members."""
@@ -30,7 +30,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def bytes_of(tree: Any) -> int:
     """Bytes of the arrays (or shapes) of a tree."""
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def free_memory() -> int:
@@ -46,21 +46,38 @@ def free_memory() -> int:
         return free
 
 
-def lanes(batch: Batch, free: int) -> int:
+def lanes(setup: Setup, free: int) -> int:
     """Most members at once in ``free`` bytes: their states (twice: one is being replaced), metrics.
 
     Side by side each also has a step's intermediate values, at most all that it computes; in turn
     they share that room.
     """
-    members = len(batch.inputs.horizon)
-    run = programs.compiled(programs.on_one(batch.program))
-    arguments = batch.argument_shapes()[programs.TRAINING_PROGRAM]
+    members = len(setup.inputs.horizon)
+    run = programs.compiled(programs.on_one(setup.program))
+    arguments = setup.argument_shapes()[programs.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
-    own = (batch.inputs.targets, batch.inputs.rows)
+    own = (setup.inputs.targets, setup.inputs.rows)
     each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info) + bytes_of(own)
-    if batch.program.mode == "vmap":
+    if setup.program.mode == "vmap":
         each += intermediates(traced.jaxpr.jaxpr)
     return max(1, min(members, int(SHARE * free * members / each)))
+
+
+def check_room(setup: Setup, asked: int | None, free: int) -> None:
+    """Raise ConfigError if the states of the members asked for together do not fit in ``free``.
+
+    They are the least that a batch takes; who asks for no number of lanes gets as many as fit.
+    """
+    members = len(setup.inputs.horizon)
+    lanes = min(asked or 1, members)
+    needed = bytes_of(setup.state_shapes()) * lanes // members
+    if needed > free:
+        told = "a run" if lanes == 1 else f"{lanes} runs together"
+        cure = "a smaller model" if lanes == 1 else "a smaller execution.lanes"
+        sizes = [f"{size / 2**30:.3g} GiB" for size in (needed, free)]
+        raise ConfigError(
+            f"the state of {told} takes {sizes[0]} of memory, and {sizes[1]} are free: take {cure}"
+        )
 
 
 def intermediates(jaxpr: Any) -> int:
@@ -81,33 +98,33 @@ def _programs(value: Any) -> Iterable[Any]:
     return [value] if hasattr(value, "eqns") else []
 
 
-def fastest(batch: Batch) -> Program:
+def fastest(setup: Setup) -> Program:
     """The batch's program in its fastest mode: the usual one, unless the other is faster.
 
     Both are timed over two short chunks, where the run is long enough to repay another compilation.
     What raises here is left to the run itself, which knows whose fault it is.
     """
-    members, horizon = len(batch.inputs.horizon), int(batch.inputs.horizon.max())
-    usual = replace(batch.program, mode=building.usual_mode() if members > 1 else "map")
+    members, horizon = len(setup.inputs.horizon), int(setup.inputs.horizon.max())
+    usual = replace(setup.program, mode=building.usual_mode() if members > 1 else "map")
     size = min(CHUNK, horizon // SMALL)
     if members == 1 or size == 0:
         return usual
     other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
     try:
-        first, seconds = _chunk_seconds(batch, usual, size)
+        first, seconds = _chunk_seconds(setup, usual, size)
         if seconds * horizon / size < WORTH * first:
             return usual
-        return other if _chunk_seconds(batch, other, size)[1] < seconds else usual
+        return other if _chunk_seconds(setup, other, size)[1] < seconds else usual
     except Exception:
         return usual
 
 
-def _chunk_seconds(batch: Batch, program: Program, size: int) -> tuple[float, float]:
+def _chunk_seconds(setup: Setup, program: Program, size: int) -> tuple[float, float]:
     """Seconds until one chunk of ``size`` steps is through, compiling too, and of the next."""
     started = time.perf_counter()
     arrivals: list[float] = []
     stops = range(0, (TIMED + 2) * size, size)
-    for event in engine.train(*batch._replace(program=program), snapshots=stops):
+    for event in engine.train(*setup._replace(program=program), snapshots=stops):
         if isinstance(event, Record) and "batch_loss" in event.columns:
             arrivals.append(time.perf_counter() - started)
         if len(arrivals) > TIMED:

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Interval
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
-from lmech import signatures
+from lmech import mistakes, signatures
 from lmech.hints import nearest
 from lmech.signatures import Signature
 
@@ -28,6 +28,7 @@ KEYS: dict[str, Any] = {
     "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
     "output_scale": Annotated[FiniteFloat, Gt(0)],
     "centred": bool,
+    "linearized": bool,
     "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
     "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
     "seed": Seed,
@@ -38,6 +39,8 @@ KEYS: dict[str, Any] = {
     "seeds.subset": Seed | None,
     "stop.train_loss": float | None,
     "stop.train_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
+    "stop.test_loss": float | None,
+    "stop.test_accuracy": Annotated[float, Interval(gt=0, le=1)] | None,
     "init_from": str | None,
     "snapshots": list[Annotated[int, Ge(0)]],
     "rerun": Literal["missing", "failed", "all"],
@@ -62,8 +65,15 @@ def signature(path: str, target: str) -> Signature:
     try:
         return signatures.signature(target, by_name=path == "optimizer")
     except Exception as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"{path}._target_={target}: {cause}") from error
+        told = signatures.absent(target) or mistakes.one_line(error.__cause__ or error)
+        raise ConfigError(f"{path}._target_={target}: {told}{_missing(error)}") from error
+
+
+def _missing(error: Exception) -> str:
+    """Where a module that is not installed may be, and how it is found there."""
+    if not isinstance(error.__cause__ or error, ModuleNotFoundError):
+        return ""
+    return " (a project's modules are found where its pyproject.toml is, or with --config-dir DIR)"
 
 
 def select(config: Config, key: str) -> Any:
@@ -176,8 +186,10 @@ def call(path: str, node: Any) -> Config:
     kinds = signature(path, target).kinds
     for key in node:
         if key != "_target_" and key not in kinds:
+            hint = nearest(key, kinds)
             raise ConfigError(
-                f"unknown key '{path}.{key}': {target} has no such parameter{nearest(key, kinds)}"
+                f"unknown key '{path}.{key}': {target} has no such parameter{hint} (if a preset "
+                f"brought it: `override /{path}: null` in the YAML's defaults leaves that out)"
             )
     return {
         key: value if key == "_target_" else argument(f"{path}.{key}", value, kinds[key])

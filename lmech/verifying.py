@@ -99,7 +99,7 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
         hyperparameters=_repeated({"learning_rate": rate}, members, "float64"),
         scales=_repeated(complete(unscaled(params)), members, "float64"),
         horizon=np.asarray(steps, "int32"),
-        stop=member.Stop(*_repeated((-np.inf, np.inf), members, "float64")),
+        stop=_repeated(member.NEVER, members, "float64"),
     )
 
     def rates(at: np.ndarray) -> np.ndarray:
@@ -148,10 +148,10 @@ def _at_start(start: dict[str, Any]) -> Iterator[Row]:
         ours = _eigenvalues(kernel)[k] / len(examples.x)
         yield Row(f"NTK eigenvalue {k + 1} / n", value, float(ours))
     y = jnp.asarray(examples.y[:, 0])
-    aligned, centered = kernels.alignment(kernel, y), kernels.centered_alignment(kernel, y)
+    aligned, centred = kernels.alignment(kernel, y), kernels.centred_alignment(kernel, y)
     yield Row("tr NTK", start["ntk_trace"], float(jnp.trace(kernel)))
     yield Row("NTK–target alignment", start["ntk_alignment_y"], float(aligned))
-    yield Row("the same, centred", start["ntk_centered_alignment_y"], float(centered))
+    yield Row("the same, centred", start["ntk_centered_alignment_y"], float(centred))
 
 
 def compare() -> list[Row]:

@@ -89,7 +89,7 @@ def ours(data: Data) -> tuple[Call, Call]:
 
     def sharpness() -> object:
         carried = (jax.tree.map(jnp.copy, memory["sharpness"]),)
-        return run.measure["sharpness"](carried, (inputs, carry, now), False, data)
+        return run.measure["sharpness"](carried, (inputs, carry, now), True, False, data)
 
     return chunk, sharpness
 

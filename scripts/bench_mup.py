@@ -39,10 +39,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+from beside import clocks, installed, middle, same_threads
 
 import lmech
 from lmech import building, config, engine, programs, reproducing
-from lmech.building import Batch
+from lmech.building import Setup
 from lmech.datasets import cifar10, files
 from lmech.lanes import Record
 from lmech.numerics.precision import numerics
@@ -65,7 +66,7 @@ Loss = dict[tuple[int, float], float]
 
 
 class Timed(NamedTuple):
-    """A side's four runs of one width: seconds a step and run, and losses [4, steps]."""
+    """A side's runs of one program: seconds a step and run, and losses [runs, steps]."""
 
     seconds: np.ndarray
     """Wall, CPU."""
@@ -78,7 +79,7 @@ def overrides() -> list[str]:
     return [*scale, *PARAMETRIZATION, "logger=none"]
 
 
-def batch(width: int) -> Batch:
+def batch(width: int) -> Setup:
     """The four runs of a width as lmech composes them, their data on the device."""
     sizes = (f"model.width={width}", f"steps={CHUNK * CHUNKS}", f"execution.chunk={CHUNK}")
     words = [*overrides(), *sizes]
@@ -87,14 +88,14 @@ def batch(width: int) -> Batch:
     return built._replace(data=jax.device_put(built.data))
 
 
-def ours(batch: Batch) -> Timed:
-    """From the end of the first chunk on."""
+def ours(batch: Setup) -> Timed:
+    """From the end of the first chunk on; seconds are those of a step and member."""
     arrivals, losses = [], []
     for event in engine.train(*batch):
         if isinstance(event, Record):
-            arrivals.append(np.asarray([time.perf_counter(), time.process_time()]))
+            arrivals.append(np.asarray(clocks()))
             losses.append(event.columns["batch_loss"])
-    steps = (CHUNKS - 1) * CHUNK * len(RATES)
+    steps = sum(part.size for part in losses[1:])
     return Timed((arrivals[-1] - arrivals[0]) / steps, np.concatenate(losses, axis=1))
 
 
@@ -106,7 +107,7 @@ def theirs(peer: ModuleType, width: int, epochs: Any) -> Timed:
     return Timed(seconds, np.asarray([run.losses for run in runs]))
 
 
-def same(peer: ModuleType, batch: Batch, width: int, known: np.ndarray) -> float:
+def same(peer: ModuleType, batch: Setup, width: int, known: np.ndarray) -> float:
     """The peer from lmech's weights on lmech's batches; largest relative difference of a loss."""
     torch = importlib.import_module("torch")
     weights = programs.initial_weights(batch.program, batch.inputs)
@@ -127,14 +128,6 @@ def same(peer: ModuleType, batch: Batch, width: int, known: np.ndarray) -> float
         found = np.asarray(peer.train(net, rate, examples).losses)
         worst = max(worst, float(np.max(np.abs(found / known[member, :FIRST] - 1))))
     return worst
-
-
-def middle(ratios: np.ndarray) -> str:
-    """Median and range of ratios [rounds, 2] of wall and CPU time."""
-    clocks = zip(("wall", "CPU"), ratios.T, strict=True)
-    return ", ".join(
-        f"{name} {np.median(r):.2f} ({r.min():.2f}–{r.max():.2f})" for name, r in clocks
-    )
 
 
 def by_the_step(peer: ModuleType, folder: Path, rounds: int) -> None:
@@ -263,7 +256,7 @@ def main() -> None:
     """Print the tables, or that the peer is not there."""
     asked = arguments()
     try:
-        peer, peers = (importlib.import_module(name) for name in ("mup_loop", "bench_peers"))
+        peer = importlib.import_module("mup_loop")
     except ImportError as error:
         print(f"skipped: microsoft/mup ({error}): pip install mup torch")
         return
@@ -272,8 +265,8 @@ def main() -> None:
     except files.DataNotFound as error:
         print(f"skipped: microsoft/mup: CIFAR-10's {error}")
         return
-    threads = peers.same_threads(asked.threads)
-    versions = peers.installed(("lmech", "jax", "torch", "mup", "numpy"))
+    threads = same_threads(asked.threads)
+    versions = installed(("lmech", "jax", "torch", "mup", "numpy"))
     print(f"{threads} threads; {', '.join(versions)}")
     with numerics():
         by_the_step(peer, folder, asked.rounds)

@@ -23,7 +23,6 @@ eigenvector.
 import argparse
 import copy
 import importlib
-import importlib.metadata
 import os
 import statistics
 import time
@@ -34,12 +33,18 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
+try:
+    import torch
+except ModuleNotFoundError:  # the other benches go on
+    print("bench-peers: skipped, pip install torch pyhessian hessian-eigenthings")
+    raise SystemExit from None
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+from beside import installed, same_threads
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
@@ -505,18 +510,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def same_threads(count: int | None) -> int:
-    """Both sides on the same cores. XLA has as many threads as the process has cores."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))[:count]
-        os.sched_setaffinity(0, cores)
-        count = len(cores)
-    elif count is not None:
-        raise SystemExit("--threads needs a system that pins a process to cores (Linux)")
-    torch.set_num_threads(count or os.cpu_count() or 1)
-    return torch.get_num_threads()
-
-
 def trained(bench: Bench, name: str, count: int) -> np.ndarray:
     """``count`` frames of a run of gradient descent from lmech's first parameters."""
     rate, before = RUN[name]
@@ -562,15 +555,6 @@ def main() -> None:
     ratio = statistics.median(walk.gradients[0] / walk.gradients[1] for walk in walks)
     print(f"lmech's time over its own gradient's: {own:.1f}; that over PyTorch's: {ratio:.2f}")
     print(f"lmech's first block, once a run: {began / gradient:.0f} of PyTorch's gradients")
-
-
-def installed(names: tuple[str, ...]) -> Iterator[str]:
-    """Their versions."""
-    for name in names:
-        try:
-            yield f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            yield f"no {name}"
 
 
 if __name__ == "__main__":

@@ -13,16 +13,15 @@ multiplier 1/256, output multiplier 32, readout at zero, base width 256, pixels 
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import mup
 import numpy as np
 import torch
+from beside import Trained, clocks
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -63,20 +62,6 @@ def drawn(width: int) -> Net:
     with torch.no_grad():
         net.first.weight.div_(INPUT**0.5)
     return net
-
-
-class Trained(NamedTuple):
-    """A run's losses [steps], and from the end of its first step to that of its last, seconds."""
-
-    losses: list[float]
-    wall: float
-    cpu: float
-    """Of all threads of this process."""
-
-
-def clocks() -> tuple[float, float]:
-    """Wall and CPU time, seconds."""
-    return time.perf_counter(), time.process_time()
 
 
 def train(net: Net, rate: float, batches: Batches) -> Trained:

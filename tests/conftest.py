@@ -1,7 +1,10 @@
 """Fixtures and the strictness that all tests run under."""
 
 import os
+import shutil
+import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import jax
@@ -52,8 +55,53 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout."""
+    folder, root = tmp_path_factory.mktemp("wheel"), str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), root]
+    subprocess.run(command, check=True, capture_output=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """Runs Python with the wheel, in a folder: ``installed(folder, "-m", "lmech", …)``.
+
+    In an environment of its own that borrows the dependencies, so that no index is needed.
+    """
+    folder = tmp_path_factory.mktemp("env")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True)
+    borrowed = [path for path in sys.path if path.endswith("site-packages")]
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    (site / "borrowed.pth").write_text("\n".join(borrowed))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(here, *words):
+        return subprocess.run(
+            [python, *words], check=False, cwd=here, capture_output=True, text=True, env=environment
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def data_folder():
     """The user's folder of real data, or skip."""
     if "LMECH_DATA" not in os.environ:
         pytest.skip("set LMECH_DATA to a folder with the real datasets")
     return os.environ["LMECH_DATA"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The working directory is a copy of the project of the docs."""
+    kept = shutil.ignore_patterns("__pycache__", "outputs")
+    source = Path(__file__).parent / "user_project"
+    folder = shutil.copytree(source, tmp_path / "user_project", ignore=kept)
+    monkeypatch.chdir(folder)
+    sys.path.append(str(folder))
+    return folder

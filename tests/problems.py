@@ -16,7 +16,7 @@ from lmech.values import Config
 
 # The observables of any net; attention logits are refused where there are none.
 # Those that look at any model and dataset.
-SPECIAL = ("attention_logits", "grokking")
+SPECIAL = ("attention_logits", "progress_measures")
 PRESETS = [name for name in config.groups()["observables"] if name not in SPECIAL]
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
 

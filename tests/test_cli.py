@@ -45,6 +45,8 @@ def test_the_version_is_the_packages(capsys):
         (["reproduce", "edge_of_stabilty"], "did you mean 'edge_of_stability'"),
         (["reproduce", "edge_of_stability", "--scale", "papr"], "did you mean 'paper'"),
         (["list", "modl"], "did you mean 'model'"),
+        (["list", "model", "steps=5"], "steps=5 goes with `lmech list keys`"),
+        (["parametrization.base_width=16"], "is a key of parametrization=completep, depth_mup"),
         (["optimizer.learning_rate=0.1,0.2"], "write lmech -m"),
         (["optimizer.learning_rat=0.1"], "did you mean 'optimizer.learning_rate'"),
         (["collect", "nowhere"], "no results at nowhere"),
@@ -251,6 +253,8 @@ def test_list_shows_every_group_and_every_key(capsys):
     assert "edge_of_stability" in capsys.readouterr().out
     assert main(["list", "keys"]) == 0
     assert "optimizer.learning_rate=0.1" in capsys.readouterr().out
+    assert main(["list", "keys", "dataset=teacher_student"]) == 0
+    assert "dataset.dimension=20" in capsys.readouterr().out
 
 
 def test_the_users_own_folders_called_conf_and_experiments_shadow_nothing(elsewhere):

@@ -21,7 +21,7 @@ from lmech.datasets import Data, Examples
 from lmech.datasets.chebyshev import chebyshev
 from lmech.datasets.cifar10 import RECORD, SOURCE, cifar10, read_batch
 from lmech.datasets.digits import digits
-from lmech.datasets.files import DataNotFound, File, Source, checksums, locate
+from lmech.datasets.files import DataNotFound, File, Source, locate
 from lmech.datasets.gaussian import gaussian
 from lmech.datasets.mnist import fashion_mnist, mnist, read_idx
 from lmech.datasets.transforms import moments, prepare
@@ -390,12 +390,6 @@ def test_an_archive_with_a_wrong_checksum_is_an_error_and_unpacks_nothing(cache,
     with pytest.raises(DataNotFound, match="hash"):
         locate(source(url, folder="things/inner", archive=archive))
     assert not (cache / "things/inner").exists()
-
-
-def test_checksums_are_the_sha256_of_each_file_by_name(tmp_path):
-    put_all(tmp_path)
-    expected = {n: checksum(c, "sha256").partition(":")[2] for n, c in CONTENTS.items()}
-    assert checksums([tmp_path / name for name in CONTENTS]) == expected
 
 
 # the real files

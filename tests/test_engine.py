@@ -119,16 +119,19 @@ def test_a_stop_rule_ends_a_member_where_the_observable_met_it(every):
     assert column(stopped, 0, "train_loss")[12] <= threshold
 
 
-def test_accuracy_stops_a_member_too():
-    _, end = train(
-        [
-            job(
-                *("steps=300", "optimizer.learning_rate=0.4", "observables=[loss,accuracy]"),
-                "stop.train_accuracy=0.9",
-            )
-        ]
-    )
-    assert 0 < end.step[0] < 300
+@pytest.mark.parametrize("rule", ["train_accuracy", "test_accuracy", "test_loss"])
+def test_what_is_measured_of_either_split_stops_a_member_too(rule):
+    def trained(*stop):
+        watched = ("observables=[loss,accuracy]", f"observables.{rule}.every=10")
+        return train([job("steps=300", "optimizer.learning_rate=0.4", *watched, *stop)])
+
+    free = column(trained()[0], 0, rule)
+    first = sorted(free)[4]
+    recorder, end = trained(f"stop.{rule}={free[first]}")
+    sign = 1 if rule == "test_loss" else -1
+    met = min(step for step in free if sign * free[step] <= sign * free[first])
+    assert end.step.tolist() == [met]
+    assert max(column(recorder, 0, rule)) == met > 0
 
 
 def test_a_diverging_member_is_frozen_and_the_others_go_on():

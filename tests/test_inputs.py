@@ -144,14 +144,14 @@ def test_every_observable_along_a_run_on_a_fraction_is_that_of_those_examples_al
         *(f"observables.{name}.every=3" for name in names if name[:5] not in ("train", "test_")),
         *(f"observables.{name}.examples=36" for name in ("ntk", "cka") if name in names),
     ]
-    if "ntk_eigenvalues" in names:
-        overrides.append("observables.ntk_eigenvalues.extensions=60")
+    if "ntk_top" in names:
+        overrides.append("observables.ntk_top.extensions=60")
     chosen = [f"observables=[{','.join(presets)}]", *overrides, *NARROW, "steps=6"]
     full, plain = job(*chosen, FRACTION), job(*chosen)
     recorder, _ = run(building.build([full]))
     alone, _ = run(on_its_own(full, plain))
     for name in recorder.table(0).column_names[1:]:
-        if "residuals" in name or name.endswith("_residual") or "ntk_eigenvalues_" in name:
+        if "residuals" in name or name.endswith("_residual") or "ntk_top_" in name:
             continue
         ours, theirs = column(recorder, 0, name), column(alone, 0, name)
         assert ours.keys() == theirs.keys()

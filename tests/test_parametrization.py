@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from problems import job, measured, state, train
 from lmech import building, config, modelling, paths, planning, roles, tables
 from lmech.cli import main
 from lmech.models.declared import Declared
-from lmech.numerics import trees
+from lmech.numerics import kernels, trees
 from lmech.observables.curvature import effective_sharpness
 from lmech.observables.kernel import ntk
 from lmech.tables import exponents
@@ -347,10 +348,8 @@ def test_at_the_start_the_output_scale_leaves_the_functions_speed_alone_and_late
     """The kernel J C Jᵀ is that of α = 1; how far it moves falls as 1/α (Chizat et al. 2019)."""
     scaled = [1.0, 8.0, 64.0]
     own = ["centred=true", "precision=float64", "model.width=16", "steps=60"]
-    kernels = [
-        measured(ntk(examples=10), state(*own, f"output_scale={a}"))["trace"] for a in scaled
-    ]
-    np.testing.assert_allclose(kernels, [kernels[0]] * 3, rtol=1e-9)
+    traces = [measured(ntk(examples=10), state(*own, f"output_scale={a}"))["trace"] for a in scaled]
+    np.testing.assert_allclose(traces, [traces[0]] * 3, rtol=1e-9)
     _, end = train([job(*own, f"output_scale={a}") for a in scaled])
     start = state(*own).params
     moved = [
@@ -360,6 +359,46 @@ def test_at_the_start_the_output_scale_leaves_the_functions_speed_alone_and_late
     ]  # fmt: skip
     assert moved[1] / moved[2] == pytest.approx(8, rel=0.1)
     assert moved[0] > moved[1]
+
+
+LINEARIZED = ("linearized=true", "precision=float64", "optimizer.learning_rate=0.5")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("own", [[], ["centred=true", "output_scale=3.0", "parametrization=ntk"]])
+def test_a_linearized_model_is_kernel_gradient_descent_with_the_kernel_at_the_start(own):
+    """f ← f − (η/n) Θ₀ (f − y) on all examples, with the training set's y: exactly."""
+    at = state(*LINEARIZED, *own)
+    (train_x, y, _), (test_x, _, _) = at.data.train, at.data.test
+    n, x = len(train_x), jnp.concatenate([train_x, test_x[:7]])
+    kernel = kernels.empirical_ntk(at.problem.apply, at.params, x, "full", at.scales.learning_rate)
+    f = np.asarray(at.problem.apply(at.params, x))
+    moves = np.asarray(kernel)[:, : n * f.shape[1]] * 0.5 / n
+    for _ in range(12):
+        f = f - (moves @ (f[:n] - np.eye(f.shape[1])[y]).ravel()).reshape(f.shape)
+    _, end = train([job(*LINEARIZED, *own)])
+    ended = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), end.params)
+    np.testing.assert_allclose(at.problem.apply(ended, x), f, rtol=1e-9, atol=1e-11)
+    plain = state(*own, "precision=float64")._replace(params=ended)
+    assert np.abs(plain.problem.apply(ended, x) - f).max() > 1e-3  # the net itself is not linear
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_model_linear_in_its_weights_is_its_own_expansion():
+    own = ["model.depth=0", "precision=float64"]
+    ends = [train([job(*own, f"linearized={flag}")])[1].params for flag in ("true", "false")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), *ends)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_linearized_model_tells_no_activations():
+    assert state().problem.activations(state().params, state().data.train.x)
+    with pytest.raises(ValueError, match="does not tell"):
+        building.check(
+            building.build(
+                [job("linearized=true", "observables=[cka]", "observables.cka.examples=9")]
+            )
+        )
 
 
 @pytest.mark.usefixtures("x64")
@@ -413,7 +452,7 @@ def test_the_table_is_printed_for_each_parametrization(capsys):
     assert told.count("hidden_2/kernel") == 2
     rows = [line.split("│") for line in told.splitlines() if "hidden_2/kernel" in line]
     shown = [[cell.strip() for cell in row if cell.strip()] for row in rows]
-    assert shown[0][2:4] == ["hidden", "1"]
+    assert shown[0][2:4] == ["hidden", "–"]  # without a base width
     assert shown[1][2:4] == ["hidden", "4"]
     assert shown[1][5:] == ["1", "0.25", "4", "1"]
     assert float(shown[1][4]) == pytest.approx(256**-0.5 / 3**0.5, rel=0.05)

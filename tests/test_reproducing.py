@@ -16,6 +16,11 @@ def test_an_experiment_without_one_of_its_parts_says_which(key):
         reproducing._checked("toy", node)
 
 
+def test_a_yaml_without_an_experiment_section_is_named():
+    with pytest.raises(ConfigError, match=r"toy\.yaml: experiment: there is none"):
+        reproducing._checked("toy", None)
+
+
 def test_a_module_that_is_not_there_or_does_not_measure_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="toy_module"):
         reproducing._checked("toy", NODE)

@@ -18,7 +18,7 @@ from lmech.losses import cross_entropy, mse
 from lmech.numerics import kernels
 from lmech.numerics.precision import numerics
 from lmech.observables import features, gradients, matrices
-from lmech.observables.kernel import ntk, ntk_eigenvalues
+from lmech.observables.kernel import ntk, ntk_top
 from lmech.problem import evaluate
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -201,11 +201,11 @@ def test_under_squared_error_the_kernels_eigenvalues_are_the_gauss_newton_matrix
     at = state("mse")
     expected = np.linalg.eigvalsh(by_definition("mse")["gauss_newton"])[::-1][:3]
     formed = measured(ntk(examples=None, reduction="full", k=3), at)
-    np.testing.assert_allclose(formed["spectrum"], expected, rtol=1e-10)
+    np.testing.assert_allclose(formed["eigenvalues"], expected, rtol=1e-10)
     np.testing.assert_allclose(formed["trace"], np.sum(jacobian("mse") ** 2) / (N * T), rtol=1e-10)
     for train in (at.data.train, at.data.train._replace(weight=jnp.ones(N))):
         weighted = at._replace(data=at.data._replace(train=train))
-        followed = measured(ntk_eigenvalues(k=3, extensions=20), weighted, times=3)
+        followed = measured(ntk_top(k=3, extensions=20), weighted, times=3)
         np.testing.assert_allclose(followed["eigenvalues"], expected, rtol=1e-8)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmech.summaries import (
+    delay,
     drift,
     final,
     first_crossing,
@@ -364,3 +365,54 @@ def test_a_mistake_is_one_line(call, told):
     with pytest.raises(ConfigError, match=told) as error:
         call(frame(bowl))
     assert "\n" not in str(error.value)
+
+
+def accuracies(**jobs):
+    """Training accuracy is recorded at every step of (0, 10, …, 50), test's at every other one."""
+    rows = [
+        {"job": job, "step": 10 * i, "train_accuracy": train[i], "test_accuracy": test}
+        for job, (train, tests) in jobs.items()
+        for i, test in enumerate(value for own in tests for value in (own, NAN))
+    ]
+    return pd.DataFrame(rows)
+
+
+LATE = [0.1, 1.0, 1.0, 1.0, 1.0, 1.0]
+DELAYS = accuracies(
+    grokked=(LATE, [0.1, 0.2, 1.0]),
+    censored=(LATE, [0.1, 0.2, 0.3]),
+    at_once=([0.1, 0.5, 1.0, 1.0, 1.0, 1.0], [0.1, 0.99, 1.0]),
+    never=([0.1] * 6, [0.1, 0.1, 0.1]),
+    first_the_test=([0.1] * 6, [0.1, 0.1, 1.0]),
+    from_the_start=([1.0] * 6, [0.1, 1.0, 1.0]),
+    lost_again=([0.1, 1.0, 0.5, 1.0, 1.0, 1.0], [0.1, 1.0, 0.2]),
+)
+
+
+@pytest.mark.parametrize(
+    ("job", "memorised", "generalised", "ratio", "censored"),
+    [
+        ("grokked", 10, 40, 4, NAN),
+        ("censored", 10, NAN, INF, 40),
+        ("at_once", 20, 20, 1, NAN),
+        ("never", NAN, NAN, NAN, 40),
+        ("first_the_test", NAN, 40, NAN, NAN),
+        ("from_the_start", 0, 20, NAN, NAN),
+        ("lost_again", 10, 20, 2, NAN),
+    ],
+)
+def test_the_delay_is_the_ratio_of_first_crossings(job, memorised, generalised, ratio, censored):
+    table = delay(DELAYS)
+    assert list(table) == ["job", "memorised_at", "generalised_at", "ratio", "censored_at"]
+    row = table.set_index("job").loc[job].to_numpy()
+    np.testing.assert_array_equal(row, [memorised, generalised, ratio, censored])
+
+
+def test_a_delay_of_losses_is_below_their_threshold():
+    errors = DELAYS.assign(
+        train_loss=1 - DELAYS["train_accuracy"], test_loss=1 - DELAYS["test_accuracy"]
+    )
+    own = delay(errors, "train_loss", "test_loss", 0.01, "below")
+    assert own.loc[own["job"] == "grokked", "ratio"].tolist() == [4]
+    with pytest.raises(ConfigError, match="test_losses"):
+        delay(errors, "train_loss", "test_losses")

@@ -42,7 +42,7 @@ def test_a_log_spaced_grid_has_equal_ratios():
         ({"seed": "geomspace(0, 1, 3)"}, "both ends must be positive"),
         ({"seed": "linspace(0, 1, 0)"}, "at least one value"),
         ({"seed": []}, "sweep of seed: a list of values is needed"),
-        ({"seed": 3}, "sweep of seed: a list of values is needed"),
+        ({"model.width": {"a": 1}}, "sweep of model.width: a list of values is needed"),
         ("seed", "a mapping of keys to values is needed"),
         ({"zip": {"seed": [1, 2], "steps": [3]}}, "as many values each: seed has 2, steps has 1"),
         ({"zip": {"seed": [1]}, "grid": {"seed": [1]}}, "seed is both in grid and in zip"),

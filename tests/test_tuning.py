@@ -91,3 +91,9 @@ def test_what_raises_while_it_is_timed_is_left_to_the_run(monkeypatch):
 
 def test_one_member_runs_in_turn():
     assert tuning.fastest(building.build([job("steps=1000", "execution.mode=vmap")])).mode == "map"
+
+
+def test_an_observable_that_draws_inside_the_loop_can_run_side_by_side():
+    words = ("execution.mode=vmap", "observables=[loss,sharpness]", "observables.sharpness.every=1")
+    batch = building.build([job(*words, f"seed={i}") for i in range(2)])
+    assert tuning.lanes(batch, 2**33) == 2

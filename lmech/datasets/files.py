@@ -3,7 +3,6 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,8 +113,3 @@ def expect_size(path: Path, size: int, found: int) -> None:
     """Raise ValueError for a file that is truncated or of another format."""
     if found != size:
         raise ValueError(f"{path} holds {found} bytes where {size} belong: truncated, or not it")
-
-
-def checksums(paths: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of each file, by name."""
-    return {path.name: sha256(path) for path in paths}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from lmech.models.declared import Declared
-from lmech.models.layers import Activation, ActivationName
+from lmech.models.layers import Activation, ActivationName, check_tokens
 
 
 class OneLayer(nn.Module):
@@ -43,11 +43,8 @@ class OneLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits [N, C]. Raises ValueError unless x is a set of sequences of tokens."""
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                "a one-layer transformer takes integer tokens [N, T], and the inputs are "
-                f"{x.dtype} of shape {x.shape}: choose dataset=modular with encoding=tokens"
-            )
+        choice = "dataset=modular with encoding=tokens"
+        check_tokens(x, "one-layer transformer", choice)
         width, head = self.width, self.width // self.heads
         embedding = self._drawn("embedding", self.outputs + 1, width)
         position = self._drawn("position", x.shape[1], width)

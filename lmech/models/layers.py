@@ -68,9 +68,19 @@ def along(vector: jax.Array, x: jax.Array) -> jax.Array:
 def check_images(x: jax.Array, model: str) -> None:
     """Raise ValueError unless x is a set of images [N, H, W, C]."""
     if x.ndim != 4:
+        tokens = jnp.issubdtype(x.dtype, jnp.integer)
+        cure = "choose a model of sequences" if tokens else "set dataset.flatten=false"
         raise ValueError(
-            f"a {model} takes images [N, H, W, C], and the inputs have shape {x.shape}: "
-            "set dataset.flatten=false"
+            f"a {model} takes images [N, H, W, C], and the inputs have shape {x.shape}: {cure}"
+        )
+
+
+def check_tokens(x: jax.Array, model: str, choice: str) -> None:
+    """Raise ValueError, which names a ``choice``, unless x is a set of sequences of tokens."""
+    if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"a {model} takes integer tokens [N, T], and the inputs are "
+            f"{x.dtype} of shape {x.shape}: choose {choice}"
         )
 
 

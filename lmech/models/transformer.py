@@ -4,7 +4,6 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from annotated_types import Ge
 
 from lmech.models import attention
@@ -18,6 +17,7 @@ from lmech.models.layers import (
     Norm,
     NormName,
     Positions,
+    check_tokens,
     constant_one,
 )
 
@@ -51,11 +51,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits [N, T, C]. Raises ValueError unless x is a set of sequences of tokens."""
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(
-                "a transformer takes integer tokens [N, T], and the inputs are "
-                f"{x.dtype} of shape {x.shape}: choose a dataset of text"
-            )
+        check_tokens(x, "transformer", "a dataset of text")
         style = self.style
         embedding = Embedding(self.outputs, style.width, style.weights, name="embedding")
         h = Positions(style.weights, name="position")(embedding(x))

@@ -213,7 +213,7 @@ def alignment(kernel: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.vdot(Y, kernel @ Y) / (jnp.linalg.norm(kernel) * jnp.linalg.norm(Y.T @ Y))
 
 
-def centered(kernel: jax.Array, examples: int | None = None) -> jax.Array:
+def centred(kernel: jax.Array, examples: int | None = None) -> jax.Array:
     """H K H, H = I − 11ᵀ/N: the kernel of features whose mean over the N examples is removed.
 
     A kernel [N·C, N·C] of all outputs takes ``examples`` = N, and each output's features lose a
@@ -225,9 +225,9 @@ def centered(kernel: jax.Array, examples: int | None = None) -> jax.Array:
     return (entries - entries.mean(axis=2, keepdims=True)).reshape(kernel.shape)
 
 
-def centered_alignment(kernel: jax.Array, y: jax.Array) -> jax.Array:
+def centred_alignment(kernel: jax.Array, y: jax.Array) -> jax.Array:
     """Alignment of the centred kernel with the centred targets (Cortes et al. 2012)."""
-    return alignment(centered(kernel, len(y)), y - y.mean(axis=0, keepdims=True))
+    return alignment(centred(kernel, len(y)), y - y.mean(axis=0, keepdims=True))
 
 
 def kernel_distance(K: jax.Array, L: jax.Array) -> jax.Array:
@@ -244,18 +244,13 @@ def relative_change(K: jax.Array, K0: jax.Array) -> jax.Array:
     return jnp.linalg.norm(K - K0) / jnp.linalg.norm(K0)
 
 
-def centered_gram(features: jax.Array) -> jax.Array:
-    """H X Xᵀ H / ‖H X Xᵀ H‖_F [N, N] of features X [N, …], from which CKA is a dot product."""
-    X = features.reshape(len(features), -1)
-    X = X - X.mean(axis=0, keepdims=True)
-    gram = X @ X.T
-    return gram / jnp.linalg.norm(gram)
-
-
-def linear_cka(X: jax.Array, Y: jax.Array) -> jax.Array:
-    """Centred kernel alignment of features [N, p] and [N, q] of the same examples, in [0, 1].
+def centred_gram(features: jax.Array) -> jax.Array:
+    """H X Xᵀ H / ‖H X Xᵀ H‖_F [N, N] of features X [N, …]; of two, linear CKA is the dot product.
 
     ‖Yᵀ X‖²_F / (‖Xᵀ X‖_F ‖Yᵀ Y‖_F), columns centred: 1 for features that are equal up to rotation,
     scale and shift. Not a number if either does not vary (Kornblith et al. 2019).
     """
-    return jnp.vdot(centered_gram(X), centered_gram(Y))
+    X = features.reshape(len(features), -1)
+    X = X - X.mean(axis=0, keepdims=True)
+    gram = X @ X.T
+    return gram / jnp.linalg.norm(gram)

@@ -25,39 +25,52 @@ Needs = Literal["weights", "optimizer", "path"]
 
 
 class State(NamedTuple):
-    """All that an observable may look at: one member, at one step, before its update."""
+    """All that an observable may look at: one member, at one step, before its update.
+
+    - ``problem``: model and loss, with the member's parametrization in place: its ``apply(params,
+      x)`` multiplies the weights by their forward multipliers itself.
+    - ``data``: both splits, with the member's own targets, and weights where only some training
+      examples count.
+    - ``subset``: how many training examples count at least, of any member of the batch (None: all).
+    - ``params``: a tree of layers and tensors, as they are trained: without forward multipliers,
+      which are ``scales.multiplier``. Layers come in the alphabet's order: hidden_10 before
+      hidden_2.
+    - ``past``: w_{t−1}, w_{t−2}: as many as the observables ask for.
+    - ``step``: how many updates there have been.
+    - ``time``: Σ of the learning rates of the steps taken: the time of gradient flow.
+    - ``seeds``: draw from the stream "probes" alone (``seeds.key(state.seeds, "probes")``).
+    - ``microbatch``: most examples at once (None: all of them).
+    - ``batch_size``: examples of an update (None: full batch).
+    - ``batch``: those of this step's update, the whole training set unless ``batch_size`` is set.
+    - ``evaluation``, ``gradient``: the training step's own, on ``batch``, where it has them (else
+      None): free to read. ``lmech.observables.gradient(state)`` always has the training set's.
+    - ``optimizer``: how to make the update; ``next_update(state)`` does.
+    - ``hyperparameters``: its floats, with this step's learning rate.
+    - ``optimizer_state``: optax's, before this step's gradient.
+    - ``scales``: the parametrization's factors, trees like ``params``.
+    """
 
     problem: Problem
-    """With the member's parametrization in place."""
     data: Data
-    """With the member's own targets, and weights where only some training examples count."""
     subset: int | None
-    """How many training examples count at least, of any member of the batch (None: all)."""
     params: Params
     past: tuple[Params, ...]
-    """w_{t−1}, w_{t−2}: as many as the observables ask for."""
     step: jax.Array
     time: jax.Array
-    """Σ of the learning rates of the steps taken: the time of gradient flow."""
     seeds: Mapping[str, jax.Array]
-    """Draw from the stream "probes" alone (``seeds.key(state.seeds, "probes")``)."""
     microbatch: int | None
     batch_size: int | None
-    """None: full batch."""
     batch: Examples
-    """The examples of this step's update: the whole training set unless ``batch_size`` is set."""
     evaluation: Evaluation | None
     gradient: Params | None
-    """The training step's own, on ``batch``, where it has them: free to read."""
     optimizer: Optimizer
     hyperparameters: Hyperparameters
-    """With this step's learning rate."""
     optimizer_state: Any
     scales: Scales
 
 
 class Observable(NamedTuple):
-    """``init(state) → memory`` and ``measure(state, memory) → (memory, values)``.
+    """``init(state) → memory`` and ``measure(state, memory) → (memory, values)``, pure functions.
 
     ``past`` is the number of past iterates that it looks at. What it measures before the run has
     that many is not a number.
@@ -70,6 +83,8 @@ class Observable(NamedTuple):
 
     ``warm``: the memory only gives the next measurement a good start (a tracker's block). Made
     anew from the weights at hand, it serves as well or better.
+
+    ``suits``: raises ValueError for data, on the host, of which it would give no number.
     """
 
     init: Callable[[State], Memory]
@@ -77,6 +92,7 @@ class Observable(NamedTuple):
     past: int = 0
     needs: Needs = "weights"
     warm: bool = False
+    suits: Callable[[Data], None] = lambda _: None
 
 
 def memoryless(measure: Callable[[State], Values], needs: Needs = "weights") -> Observable:
@@ -95,7 +111,8 @@ def training_examples(state: State, count: int | None) -> Examples:
     if count is None:
         return train
     if count > available(state):
-        raise ValueError(f"examples={count}, but there are {available(state)} training examples")
+        there = available(state)
+        raise ValueError(f"examples={count}, but there are {there} training examples: lower it")
     if train.weight is not None:
         return take(train, np.arange(count))
     return take(train, np.sort(sampling.probed(len(train.x))[:count]))

@@ -1,7 +1,10 @@
 """Neural collapse: the geometry of the last features and of the classifier on them."""
 
 import jax
+import numpy as np
 
+from lmech import datasets, sampling
+from lmech.datasets import Data
 from lmech.numerics import features, trees
 from lmech.observables import Count, Observable, State, Values, memoryless, training_examples
 from lmech.problem import has_labels
@@ -26,10 +29,10 @@ def neural_collapse(
 
     Classes count equally in μ and Σ_B, examples in Σ_W. ``layer`` names the features (None: the
     last layer before the outputs), averaged over positions if they are [N, H, W, D]; ``readout``
-    names W. Not a number where a class has no example among the ``examples``.
+    names W. Not a number where a class has no example among those that data_fraction leaves.
 
-    Raises ValueError for real targets, a label a position, one class, an unknown layer or tensor,
-    and features that the readout cannot take.
+    Raises ValueError for real targets, a label a position, one class, a class without examples, an
+    unknown layer or tensor, and features that the readout cannot take.
     """
 
     def measure(state: State) -> Values:
@@ -64,7 +67,22 @@ def neural_collapse(
             )
         return features.neural_collapse(h, chosen.y, outputs, classifier, chosen.weight)
 
-    return memoryless(measure)
+    return memoryless(measure)._replace(suits=lambda data: _all_classes(data, examples))
+
+
+def _all_classes(data: Data, count: int | None) -> None:
+    """Raise ValueError where a class has no example among those that are looked at."""
+    y = data.train.y
+    if not datasets.integers(y) or y.ndim > 1:
+        return  # which measure refuses
+    if count is not None and count < len(y):
+        y = y[sampling.probed(len(y))[:count]]
+    missing = np.setdiff1d(np.arange(datasets.outputs(data)), y)
+    if len(missing):
+        raise ValueError(
+            f"neural_collapse needs examples of every class, and of class {missing[0]} there is "
+            f"none among {len(y)}: take more examples, or leave out neural_collapse"
+        )
 
 
 def _features(layers: list[str], wanted: str | None) -> str:
@@ -73,7 +91,7 @@ def _features(layers: list[str], wanted: str | None) -> str:
         return layers[-2]
     if wanted in layers:
         return str(wanted)
-    known = ", ".join(layers) or "none that it tells of"
+    known = ", ".join(layers) or "none that it tells of (a linearized model has none)"
     missing = f"layer {wanted!r}" if wanted else "layer before the outputs"
     raise ValueError(f"neural_collapse finds no {missing}: the model's layers are {known}")
 

@@ -24,8 +24,8 @@ def by_layer(state: State, x: jax.Array) -> dict[str, jax.Array]:
     found = trees.named_leaves(state.problem.activations(state.params, x))
     if not found:
         raise ValueError(
-            "this model does not tell what its layers put out: give its Problem `activations`, or "
-            "leave what is measured of layers out of the observables"
+            "this model does not tell what its layers put out (a linearized one has none): leave "
+            "what is measured of layers out of the observables, or give its Problem `activations`"
         )
     return found
 

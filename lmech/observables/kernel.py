@@ -59,11 +59,11 @@ def ntk(
     (1/C) Σ_c Θ_cc [N, N], ``sum_logits`` Σ_cc' Θ_cc' [N, N] or ``full`` Θ [N·C, N·C]. Of
     sequences each position counts as an example: N is then their number times T.
 
-    Columns: λ₁ of K/N and ``spectrum`` [k], the largest eigenvalues in descending order: under
+    Columns: λ₁ of K/N and ``eigenvalues`` [k], the largest eigenvalues in descending order: under
     squared error those of Θ/N are the Gauss–Newton matrix's, in the units of the sharpness (if C is
     1). ``trace`` tr K/N; ``effective_rank`` of all eigenvalues (Roy & Vetterli 2007).
     ``alignment`` ⟨K, T⟩/(‖K‖‖T‖) with the target kernel T = YYᵀ (vec(Y)vec(Y)ᵀ if full; labels are
-    one-hot), ``alignment_centered`` with both centred over the examples, each output on its own
+    one-hot), ``alignment_centred`` with both centred over the examples, each output on its own
     (not a number for one example). ``distance`` 1 − cos(K, K₀) to the kernel at step 0 (Fort et al.
     2020), ``change`` ‖K − K₀‖/‖K₀‖, and ``velocity``, the distance to the last measurement's K over
     the steps since, not a number at the first.
@@ -98,11 +98,11 @@ def ntk(
         moved = kernels.kernel_distance(K, memory.last)
         return _Kernels(memory.first, K, state.step), {
             "": eigenvalues[0],
-            "spectrum": eigenvalues[:k],
+            "eigenvalues": eigenvalues[:k],
             "trace": jnp.trace(K) / len(Y),
             "effective_rank": features.effective_rank(eigenvalues),
             "alignment": kernels.alignment(K, Y),
-            "alignment_centered": kernels.centered_alignment(K, Y),
+            "alignment_centred": kernels.centred_alignment(K, Y),
             "distance": kernels.kernel_distance(K, memory.first),
             "change": kernels.relative_change(K, memory.first),
             "velocity": jnp.where(steps > 0, moved / steps, jnp.asarray(jnp.nan, K.dtype)),
@@ -111,7 +111,7 @@ def ntk(
     return Observable(init, measure)
 
 
-def ntk_eigenvalues(
+def ntk_top(
     k: Count = 4,
     extensions: NonNegative = 3,
     check_every: Count | None = None,
@@ -137,7 +137,7 @@ def ntk_eigenvalues(
     policy = Policy(k, extensions, check_every=check_every)
 
     def probes(state: State) -> Examples:
-        return _probes(state, examples, 1, "ntk_eigenvalues")
+        return _probes(state, examples, 1, "ntk_top")
 
     def operator(state: State) -> Operator:
         chosen, rates = probes(state), state.scales.learning_rate
@@ -191,7 +191,7 @@ def cka(examples: Count | None = 200) -> Observable:
                 "cka compares the layers' outputs, and this model does not tell them: leave cka "
                 "out of the observables"
             )
-        return jnp.stack([kernels.centered_gram(layer) for layer in layers.values()])
+        return jnp.stack([kernels.centred_gram(layer) for layer in layers.values()])
 
     def measure(state: State, first: Memory) -> tuple[Memory, Values]:
         now = grams(state)

@@ -1,0 +1,1 @@
+"""Experiments, and parts of one's own, that lmech finds by this folder's pyproject.toml."""
