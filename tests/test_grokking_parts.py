@@ -288,7 +288,7 @@ def test_an_embedding_of_one_frequency_is_concentrated():
 
 
 def test_a_run_of_additions_records_its_progress():
-    recorder, _ = train([addition("observables=[loss,accuracy,grokking]", "steps=4",
+    recorder, _ = train([addition("observables=[loss,accuracy,progress_measures]", "steps=4",
         "observables.progress.every=2", "observables.progress.most=2",
         "observables.fourier_concentration.every=2")])  # fmt: skip
     names = recorder.table(0).column_names
