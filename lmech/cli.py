@@ -28,7 +28,8 @@ lmech: a lab bench for learning mechanics
   lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
                                          hydra/launcher=joblib or hydra/sweeper=optuna
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
-                                         the experiment's own sweep, its claims, figure, report
+                                         the experiment's own sweep, its claims, figure, report;
+                                         --all: every experiment in turn, and one table
   lmech plan [--compile] [--verify] …    what any of the above would run: jobs, programs, time,
                                          memory; starts nothing. --verify lowers every program at
                                          another value of each input key: the text must not change
@@ -133,20 +134,37 @@ def _reproduce(words: list[str]) -> int:
     options = _reproduce_options(words)
     from lmech import reproducing
 
+    if options.all:
+        return launching.run_all(options.scale, options.overrides)
     line = launching.command(["reproduce", *words])
     outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, line)
     return launching.close(outcome)
 
 
-def _reproduce_options(words: list[str]) -> argparse.Namespace:
+def _reproduce_options(words: list[str], one: bool = False) -> argparse.Namespace:
+    """What follows ``reproduce``; ``one``: not --all. Raises ConfigError."""
     parser = _parser("reproduce", "Run an experiment's own sweep and judge its claims.")
-    parser.add_argument("experiment", help="a name from `lmech list experiment`")
+    parser.usage = "lmech reproduce (EXPERIMENT | --all) [KEY=VALUE …] [--scale SCALE]"
+    parser.add_argument(
+        "experiment", nargs="?", help="a name from `lmech list experiment`; or --all of them"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="a swept key may get values a,b,c"
     )
+    every = "every experiment in turn, then one table; a finished one is not run again"
+    parser.add_argument("--all", action="store_true", help=every)
     scale = "default: minutes on a CPU; the others are in the experiment's YAML, as paper"
     parser.add_argument("--scale", default="default", help=scale)
-    return parser.parse_intermixed_args(words)
+    options = parser.parse_intermixed_args(words)
+    if options.all and options.experiment is not None:
+        options.overrides = [options.experiment, *options.overrides]
+        if "=" not in options.experiment:
+            raise ConfigError(f"reproduce takes {options.experiment} or --all, not both")
+    if one and options.all:
+        raise ConfigError("lmech plan reproduce takes one experiment, not --all")
+    if not options.all and options.experiment is None:
+        raise ConfigError("reproduce what? An experiment (lmech list experiment), or --all")
+    return options
 
 
 HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache")
@@ -241,7 +259,7 @@ def _plan(words: list[str]) -> int:
     from lmech import planning, reproducing
 
     if rest[:1] == ["reproduce"]:
-        asked = _reproduce_options(rest[1:])
+        asked = _reproduce_options(rest[1:], one=True)
         experiment = reproducing.load(asked.experiment, asked.scale, asked.overrides)
         jobs = planning.expand(experiment.overrides, experiment.sweep)
     else:

@@ -1,10 +1,14 @@
 """From a command line's words to trained runs, and the lines that say how they ended."""
 
 import shlex
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lmech import claims, formats, project
+from lmech.mistakes import one_line
+from lmech.stopping import StoppedError
 from lmech.values import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +54,7 @@ def command(words: Sequence[str]) -> str:
 def close(outcome: "Outcome") -> int:
     """The closing table and lines; the exit code."""
     if outcome.claims:
-        terminal().print(claims_table(outcome.claims))
+        terminal().print(claims_table({"": outcome.claims}))
     for job, trace in outcome.failures.items():
         print(f"failed: {job}: {trace}")
     counts = ", ".join(f"{count} {kind}" for kind, count in outcome.counts.items() if count)
@@ -64,6 +68,49 @@ def close(outcome: "Outcome") -> int:
     return claims.exit_code(outcome.claims)
 
 
+def run_all(scale: str, overrides: Sequence[str]) -> int:
+    """Reproduce every experiment that has the scale, one after another; the exit code.
+
+    One that cannot be run does not keep the others from it. Raises ConfigError if none has the
+    scale.
+    """
+    from lmech import reproducing
+
+    names = reproducing.having(scale)
+    judged: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    for number, name in enumerate(names, start=1):
+        print(f"{name} ({number}/{len(names)})", flush=True)
+        words = ["reproduce", name, *overrides, *(["--scale", scale] if scale != "default" else [])]
+        started = time.perf_counter()
+        try:
+            outcome = reproducing.reproduce(name, scale, overrides, command(words))
+        except StoppedError:
+            raise
+        except Exception as error:
+            failed[name] = one_line(error)
+            continue
+        judged[name] = outcome.claims
+        failed |= {f"{name}, {job}": trace for job, trace in outcome.failures.items()}
+        took = formats.duration(time.perf_counter() - started)
+        print(f"{name}: {told(outcome.claims)} in {took}: {outcome.folder}", flush=True)
+        reproducing.forget()
+    terminal().print(claims_table(judged))
+    for place, trace in failed.items():
+        print(f"failed: {place}: {trace}")
+    every = [claim for claims_of in judged.values() for claim in claims_of]
+    print(f"{len(names)} experiments: {told(every)}")
+    return 1 if failed else claims.exit_code(every)
+
+
+def told(judged: Sequence[dict[str, Any]]) -> str:
+    """``12 claims as expected, 1 not, 2 open``."""
+    marks = Counter(formats.mark(claim) for claim in judged)
+    parts = {"as expected": "as expected", "NOT as expected": "NOT", "open question": "open"}
+    counts = ", ".join(f"{marks[mark]} {word}" for mark, word in parts.items() if marks[mark])
+    return f"{len(judged)} claims, {counts}" if judged else "no claims"
+
+
 def terminal() -> "Console":
     """Where tables go; a log file gets wide lines."""
     from rich.console import Console
@@ -72,14 +119,17 @@ def terminal() -> "Console":
     return terminal if terminal.is_terminal else Console(width=140)  # a log file wraps nothing
 
 
-def claims_table(judged: Sequence[dict[str, Any]]) -> "Table":
-    """Claim, measured, predicted, verdict, expected."""
+def claims_table(judged: Mapping[str, Sequence[dict[str, Any]]]) -> "Table":
+    """Experiment (where there are several), claim, measured, predicted, verdict, expected."""
     from rich.table import Table
 
-    table = Table("claim", "measured", "range", "predicted", "interval", "verdict", "expected")
-    for claim in judged:
+    several = len(judged) > 1
+    names = ("claim", "measured", "range", "predicted", "interval", "verdict", "expected")
+    table = Table(*(["experiment"] if several else []), *names)
+    for name, claim in ((name, claim) for name, own in judged.items() for claim in own):
         good = claim["expected"] in ("open", claim["verdict"])
         table.add_row(
+            *([name] if several else []),
             claim["claim"],
             f"{formats.number(claim['measured'])} {claim['unit']}".strip(),
             formats.spread(claim["values"]),

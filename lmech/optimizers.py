@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from jax.flatten_util import ravel_pytree
 
 from lmech import mistakes
 from lmech.numerics import trees
@@ -38,6 +39,24 @@ class Stability(NamedTuple):
 
 
 StabilityRule = Callable[[Mapping[str, Any], Any, Tree], Stability]
+
+
+class Preconditioning(NamedTuple):
+    """An optimizer w ← w − P(ν)⁻¹g whose ν follows squares of the gradient, as a process in time.
+
+    In steps, dν/dt = ``rate`` · (``pool``(E[g²]) − ν), for flows that go the optimizer's way.
+    """
+
+    preconditioner: Callable[[jax.Array], jax.Array]
+    """ν [P] ↦ P [P], the learning rate in it."""
+    start: jax.Array
+    """ν [P], as the optimizer's state has it."""
+    rate: jax.Array
+    pool: Callable[[jax.Array], jax.Array]
+    """Squares by entry [P] ↦ what ν takes of them [P]."""
+
+
+PreconditioningRule = Callable[[Mapping[str, Any], Any, Tree], Preconditioning]
 
 
 class Growth(NamedTuple):
@@ -70,6 +89,8 @@ class Optimizer(NamedTuple):
     stability: Callable[[Hyperparameters, Any, Tree], Stability] | None
     growth: Growth | None = None
     """How its updates scale (None: it does not say)."""
+    preconditioning: Callable[[Hyperparameters, Any, Tree], Preconditioning] | None = None
+    """Its update as that of preconditioned gradient descent (None: it is no such thing)."""
 
 
 CLIP = "clip_norm"
@@ -125,6 +146,33 @@ def fixed_norm_adamw(
 
     adamw = optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
     return optax.chain(adamw, optax.stateless(update))
+
+
+class ScalarRMSPropState(NamedTuple):
+    """ν, the average of ‖g‖²."""
+
+    nu: jax.Array
+
+
+def scalar_rmsprop(
+    learning_rate: Any, decay: Any, initial_scale: Any
+) -> optax.GradientTransformation:
+    """ν ← βν + (1 − β)‖g‖², w ← w − ηg/√ν: one learning rate for all, RMSProp's for the norm.
+
+    "Scalar RMSProp" of Cohen et al. 2025, "Understanding optimization in deep learning with central
+    flows". ν starts at ``initial_scale``.
+    """
+
+    def init(params: Tree) -> ScalarRMSPropState:
+        like = jax.tree.leaves(params)[0]
+        return ScalarRMSPropState(jnp.full((), initial_scale, like.dtype))
+
+    def update(updates: Tree, state: ScalarRMSPropState, _: Tree = None) -> tuple[Tree, Any]:
+        nu = decay * state.nu + (1 - decay) * trees.squared_norm(updates)
+        moved = jax.tree.map(lambda g: -learning_rate * g / jnp.sqrt(nu), updates)
+        return moved, ScalarRMSPropState(nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _find(state: Any, kind: type) -> Any:
@@ -186,6 +234,47 @@ def _adagrad(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
     return Stability(preconditioner, 2 / arguments["learning_rate"])
 
 
+def _scalar_rmsprop(arguments: Mapping[str, Any], state: Any, params: Tree) -> Stability:
+    """P = √ν, the same for all entries."""
+    nu = _find(state, ScalarRMSPropState).nu
+    preconditioner = jax.tree.map(lambda w: jnp.full_like(w, jnp.sqrt(nu)), params)
+    return Stability(preconditioner, 2 / arguments["learning_rate"])
+
+
+def _constant(arguments: Mapping[str, Any], _: Any, params: Tree) -> Preconditioning:
+    """Gradient descent: P = 1/η."""
+    if arguments["momentum"] is not None:
+        raise ValueError("momentum makes it another process than preconditioned gradient descent")
+    flat = ravel_pytree(params)[0]
+    eta, zero = arguments["learning_rate"], jnp.zeros((), flat.dtype)
+    return Preconditioning(
+        lambda nu: jnp.full_like(nu, 1 / eta), jnp.zeros_like(flat), zero, lambda squares: squares
+    )
+
+
+def _entrywise(arguments: Mapping[str, Any], state: Any, _: Tree) -> Preconditioning:
+    """RMSProp: P = √(ν + ε)/η, ν entry by entry."""
+    if arguments["momentum"] is not None:
+        raise ValueError("momentum makes it another process than preconditioned gradient descent")
+    eta, decay, eps = (arguments[name] for name in ("learning_rate", "decay", "eps"))
+    nu = ravel_pytree(_find(state, optax.ScaleByRmsState).nu)[0]
+    return Preconditioning(
+        lambda nu: jnp.sqrt(nu + eps) / eta, nu, (1 - decay) / decay, lambda squares: squares
+    )
+
+
+def _pooled(arguments: Mapping[str, Any], state: Any, params: Tree) -> Preconditioning:
+    """Scalar RMSProp: P = √ν/η, ν of the norm."""
+    eta, decay = arguments["learning_rate"], arguments["decay"]
+    nu = jnp.full_like(ravel_pytree(params)[0], _find(state, ScalarRMSPropState).nu)
+    return Preconditioning(
+        lambda nu: jnp.sqrt(nu) / eta,
+        nu,
+        (1 - decay) / decay,
+        lambda squares: jnp.full_like(squares, squares.sum()),
+    )
+
+
 # A factory of one's own says its kind as an attribute: ``my_optimizer.growth = ENTRYWISE``.
 GROWTH: dict[Any, Growth] = {
     optax.sgd: AS_GRADIENT,
@@ -208,6 +297,13 @@ RULES: dict[Any, StabilityRule] = {
     optax.adamw: _adam,
     optax.rmsprop: _rmsprop,
     optax.adagrad: _adagrad,
+    scalar_rmsprop: _scalar_rmsprop,
+}
+# ``my_optimizer.preconditioning = rule``; there are flows for these.
+PRECONDITIONING: dict[Any, PreconditioningRule] = {
+    optax.sgd: _constant,
+    optax.rmsprop: _entrywise,
+    scalar_rmsprop: _pooled,
 }
 # Flags that the rules above do not describe: set otherwise than by default, there is no threshold.
 UNDESCRIBED: dict[Any, tuple[str, ...]] = {
@@ -228,11 +324,11 @@ def optimizer(factory: Callable[..., optax.GradientTransformation], **static: An
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.default is not parameter.empty
     }
-    rule = getattr(factory, "stability", RULES.get(factory))
-    if any(
-        static.get(flag, defaults[flag]) != defaults[flag] for flag in UNDESCRIBED.get(factory, ())
-    ):
-        rule = None
+    flags = UNDESCRIBED.get(factory, ())
+    as_described = all(static.get(flag, defaults[flag]) == defaults[flag] for flag in flags)
+
+    def own(name: str, rules: Mapping[Any, Any]) -> Any:
+        return getattr(factory, name, rules.get(factory)) if as_described else None
 
     def transformation(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
         own = {name: value for name, value in hyperparameters.items() if name != CLIP}
@@ -242,11 +338,17 @@ def optimizer(factory: Callable[..., optax.GradientTransformation], **static: An
             raise ValueError(f"the optimizer's factory returned {told}, no optax transformation")
         return made
 
-    growth = getattr(factory, "growth", GROWTH.get(factory))
-    if rule is None:
-        return Optimizer(transformation, None, growth)
+    def described(rule: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        """The rule, of the hyper-parameters that this optimizer has."""
+        if rule is None:
+            return None
+        return lambda hyperparameters, state, params: rule(
+            {**defaults, **static, **hyperparameters}, state, params
+        )
 
-    def stability(hyperparameters: Hyperparameters, state: Any, params: Tree) -> Stability:
-        return rule({**defaults, **static, **hyperparameters}, state, params)
-
-    return Optimizer(transformation, stability, growth)
+    return Optimizer(
+        transformation,
+        stability=described(own("stability", RULES)),
+        growth=getattr(factory, "growth", GROWTH.get(factory)),
+        preconditioning=described(own("preconditioning", PRECONDITIONING)),
+    )

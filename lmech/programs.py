@@ -113,6 +113,13 @@ def compiled(program: Program) -> Compiled:
     )
 
 
+def forget() -> None:
+    """Drop the compiled programs of this process; those on disk stay."""
+    compiled.cache_clear()
+    on_one.cache_clear()
+    jax.clear_caches()
+
+
 @lru_cache(maxsize=32)
 def on_one(program: Program) -> Program:
     """The program as one function on one device, to be looked at rather than run."""

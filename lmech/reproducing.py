@@ -1,6 +1,7 @@
 """Experiments: run the sweep, read it back, measure, judge, draw, report."""
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,30 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
         sweep=blocks,
         claims=verdicts.parse(own["claims"]),
     )
+
+
+def having(scale: str) -> list[str]:
+    """The experiments that have the scale. Raises ConfigError if none has."""
+    scales = {}
+    for name in config.groups().get("experiment", []):
+        node = _checked(name, config.plain(config.compose([f"experiment={name}"]))["experiment"])
+        scales[name] = [DEFAULT_SCALE, *node.get("scales", {})]
+    names = [name for name, known in scales.items() if scale in known]
+    if not names:
+        known = dict.fromkeys(word for own in scales.values() for word in own)
+        raise ConfigError(
+            f"--scale {scale}: no experiment has it{hints.nearest(scale, known)} "
+            f"(there are {', '.join(known)})"
+        )
+    return names
+
+
+def forget() -> None:
+    """Let go of what the process holds of the programs that it has run: memory, above all."""
+    if "jax" in sys.modules:
+        from lmech import programs
+
+        programs.forget()
 
 
 class Outcome(NamedTuple):

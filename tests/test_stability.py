@@ -11,7 +11,17 @@ from lmech import building, optimizers
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-PRESETS = ("gd", "momentum", "nesterov", "ema_momentum", "adam", "adamw", "rmsprop", "adagrad")
+PRESETS = (
+    "gd",
+    "momentum",
+    "nesterov",
+    "ema_momentum",
+    "adam",
+    "adamw",
+    "rmsprop",
+    "adagrad",
+    "scalar_rmsprop",
+)
 RATE = 0.37
 
 
@@ -30,6 +40,7 @@ def frozen(preset, arguments):
         "adamw": optax.chain(optax.ema(b1, debias=False), decay),
         "rmsprop": optax.identity(),
         "adagrad": optax.identity(),
+        "scalar_rmsprop": optax.identity(),
     }
     return optax.chain(table[preset], optax.scale_by_learning_rate(RATE))
 
@@ -55,7 +66,7 @@ def grows(transformation, curvature, steps=60_000):
 def test_the_threshold_is_where_the_iteration_on_a_quadratic_diverges(preset, weight_decay):
     extra = [f"optimizer.weight_decay={weight_decay}"] if preset == "adamw" else []
     optimizer, arguments = built(preset, *extra)
-    adaptive = preset in ("adam", "adamw", "rmsprop", "adagrad")
+    adaptive = preset in ("adam", "adamw", "rmsprop", "adagrad", "scalar_rmsprop")
     transformation = frozen(preset, arguments) if adaptive else optimizer.transformation(arguments)
     state = optimizer.transformation(arguments).init(jnp.asarray(1.0))
     stated = float(optimizer.stability(arguments, state, jnp.asarray(1.0)).threshold)
@@ -72,6 +83,7 @@ FIRST_MOMENT = {
     "adamw": lambda state, _: optimizers._find(state, optax.ScaleByAdamState).mu,
     "rmsprop": lambda _, g: g,
     "adagrad": lambda _, g: g,
+    "scalar_rmsprop": lambda _, g: g,
     "gd": lambda _, g: g,
     "momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
     "ema_momentum": lambda state, _: optimizers._find(state, optax.EmaState).ema,

@@ -16,13 +16,13 @@ def gaussian(
     dimension: Size = 32,
     classes: Annotated[int, Ge(2)] = 10,
     decay: FiniteFloat = 0.0,
-    labels: Literal["teacher", "random"] = "teacher",
+    labels: Literal["teacher", "random", "normal"] = "teacher",
     data_seed: Annotated[int, Ge(0)] = 0,
 ) -> Data:
     """Inputs x ~ N(0, diag(λ)), λ_k ∝ k^-decay with mean 1, and one of ``classes`` labels each.
 
     ``teacher``: the largest output of a random two-layer tanh net of 64 units; ``random``: drawn
-    evenly. The same for every ``seed`` of a run.
+    evenly; ``normal``: no label, one real target y ~ N(0, 1). The same for every ``seed`` of a run.
     """
     generator = np.random.Generator(np.random.Philox(data_seed))
     spectrum = np.arange(1, dimension + 1) ** -float(decay)
@@ -32,6 +32,8 @@ def gaussian(
 
     def examples(count: int) -> Examples:
         x = generator.standard_normal((count, dimension)) * spread
+        if labels == "normal":
+            return Examples(x, generator.standard_normal((count, 1)))
         drawn = generator.integers(classes, size=count)
         taught = np.argmax(np.tanh(x @ first) @ second, axis=1)
         return Examples(x, (taught if labels == "teacher" else drawn).astype(np.int32))

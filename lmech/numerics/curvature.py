@@ -115,6 +115,29 @@ def _mean(
     return accumulated
 
 
+def gradient_of_curvature(
+    total_loss: Callable[[Any, Any], jax.Array],
+    params: Any,
+    examples: Any,
+    u: Vector,
+    v: Vector,
+    microbatch: int | None = None,
+    count: Any = None,
+) -> Vector:
+    """∇_w(uᵀH(w)v) = D³L[u, v, ·] [P], u and v held fixed: two forward modes, then reverse mode."""
+    w, unravel = ravel_pytree(params)
+
+    def one(batch: Any) -> Vector:
+        def slope(w: Vector) -> jax.Array:
+            return jax.jvp(lambda w: total_loss(unravel(w), batch), (w,), (u,))[1]
+
+        return jax.grad(lambda w: jax.jvp(slope, (w,), (v,))[1])(w)
+
+    n = jax.tree.leaves(examples)[0].shape[0]
+    divisor = n if count is None else count
+    return trees.divide(trees.accumulate(one, examples, microbatch), divisor)
+
+
 def difference(a: Operator, b: Operator) -> Operator:
     """V ↦ AV − BV."""
     return lambda V: a(V) - b(V)

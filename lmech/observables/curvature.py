@@ -30,14 +30,16 @@ END = get_args(End)
 EXTENSIONS = 3
 
 
-def _track(operator: Operator, state: State, size: int, policy: Policy, salt: int = 0) -> Track:
+def started(operator: Operator, state: State, size: int, policy: Policy, salt: int = 0) -> Track:
+    """A tracker's memory, from a cold run on the operator. Raises ValueError for k > ``size``."""
     key = jax.random.fold_in(seeds.key(state.seeds, "probes"), salt)
     return tracking.start(operator, key, size, flat(state.params).dtype, policy)
 
 
-def _follow(
+def followed(
     operator: Operator, state: State, track: Track, policy: Policy, salt: int = 0
 ) -> tuple[Track, Ritz, jax.Array]:
+    """A measurement of the operator: the memory, its top pairs, the products that it cost."""
     key = jax.random.fold_in(seeds.key(state.seeds, "probes"), salt)
     return tracking.follow(operator, jax.random.fold_in(key, state.step + 1), track, policy)
 
@@ -71,10 +73,10 @@ def sharpness(
         return chosen if end == "largest" else curvature.negative(chosen)
 
     def init(state: State) -> Memory:
-        return _track(operator(state), state, flat(state.params).size, policy)
+        return started(operator(state), state, flat(state.params).size, policy)
 
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
-        track, pairs, products = _follow(operator(state), state, track, policy)
+        track, pairs, products = followed(operator(state), state, track, policy)
         values = tracking.columns(track, pairs, products, policy)
         if end == "smallest":
             values |= {"": -values[""], "eigenvalues": -values["eigenvalues"]}
@@ -122,11 +124,11 @@ def effective_sharpness(
         return curvature.congruent(chosen, flat(scale)), threshold
 
     def init(state: State) -> Memory:
-        return _track(operator(state)[0], state, flat(state.params).size, policy)
+        return started(operator(state)[0], state, flat(state.params).size, policy)
 
     def measure(state: State, track: Memory) -> tuple[Memory, Values]:
         chosen, threshold = operator(state)
-        track, pairs, products = _follow(chosen, state, track, policy)
+        track, pairs, products = followed(chosen, state, track, policy)
         values = tracking.columns(track, pairs, products, policy)
         effective = {"": values[""] / threshold, "eigenvalue": values[""], "threshold": threshold}
         return track, values | effective
@@ -163,14 +165,14 @@ def layer_sharpness(
 
     def init(state: State) -> Memory:
         return {
-            name: _track(operator, state, size, policy(size), salt)
+            name: started(operator, state, size, policy(size), salt)
             for salt, (name, (operator, size)) in enumerate(each(state).items())
         }
 
     def measure(state: State, tracks: Memory) -> tuple[Memory, Values]:
         updated, values = {}, {}
         for salt, (name, (operator, size)) in enumerate(each(state).items()):
-            updated[name], pairs, _ = _follow(operator, state, tracks[name], policy(size), salt)
+            updated[name], pairs, _ = followed(operator, state, tracks[name], policy(size), salt)
             values[name] = pairs.values[0]
         return updated, {"": jnp.stack(list(values.values())).max(), **values}
 
@@ -202,9 +204,9 @@ def top_pairs(
         return chosen if end == "largest" else curvature.negative(chosen)
 
     def start(state: State) -> Track:
-        return _track(operator(state), state, flat(state.params).size, policy, salt)
+        return started(operator(state), state, flat(state.params).size, policy, salt)
 
     def follow(state: State, track: Track) -> tuple[Track, Ritz, jax.Array]:
-        return _follow(operator(state), state, track, policy, salt)
+        return followed(operator(state), state, track, policy, salt)
 
     return TopPairs(start, follow)
