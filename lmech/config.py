@@ -386,7 +386,9 @@ def validated(config: Config) -> Config:
     for name in CALLS:
         result[name] = values.call(name, config[name])
     result["observables"] = {
-        name: _observable(name, node) for name, node in config["observables"].items()
+        name: _observable(name, node)
+        for name, node in config["observables"].items()
+        if node is not None  # null leaves out what a preset has
     }
     _consistent(result)
     return result

@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import column, job, measured, state, train
 
-from lmech import building, optimizers
+from experiments import central_flow
+from lmech import building, claims, optimizers, reproducing
+from lmech.collecting import Run
 from lmech.numerics import complementarity, curvature
 from lmech.observables import central_flow as flows
 from lmech.observables.matrices import flat, unravel
@@ -190,3 +193,73 @@ def test_a_flow_that_does_not_keep_up_is_not_a_number_from_there_on():
 def test_where_it_does_not_apply_it_says_so(setting, told):
     with pytest.raises(ValueError, match=told):
         measured(flows.central_flow(), state(*NET, *setting))
+
+
+def run(off, *, locks=True, target="optax.sgd", labels="random", seed=0):
+    """A loss that oscillates around e^(-t/300), and a prediction that is ``off`` by that share."""
+    step = np.arange(601)
+    mean, now = np.exp(-step / 300), step % 10 == 0
+    sharpness = np.where(step < 100, 0.5, 1.0 if locks else 1.2)
+    metrics = pd.DataFrame(
+        {
+            "step": step,
+            "batch_loss": mean * (1 + 0.2 * (-1.0) ** step),
+            "gradient_norm": np.sqrt(mean),
+            "effective_sharpness": sharpness,
+            "midpoint_sharpness": sharpness,
+            "central_flow": np.where(now, 1.0, np.nan),
+            "central_flow_loss": np.where(now, 0.8 * mean, np.nan),
+            "central_flow_mean_loss": np.where(now, (1 + off) * mean, np.nan),
+            "central_flow_mean_squared_gradient": np.where(now, (1 + off) * mean, np.nan),
+            "gradient_flow_loss": np.where(now, mean / 2, np.nan),
+            "central_flow_eigenvalues": [[1.0, 0.9] if at else None for at in now],
+        }
+    )
+    config = {"optimizer": {"_target_": target}, "dataset": {"labels": labels}, "seed": seed}
+    return Run(f"{target} {labels} {seed}", {}, config, {"status": "done", "steps": 600}, metrics)
+
+
+def test_errors_are_relative_to_the_average_in_time():
+    table = central_flow.measure([run(0.03)])
+    row = table.iloc[0]
+    assert row["crossing"] == 100
+    assert row["lock"] == 100
+    # The bounce of two steps vanishes; 1e-3 is the line between every tenth step.
+    np.testing.assert_allclose(
+        row[["error", "worst", "error_locked"]].astype(float), 0.03, atol=1e-3
+    )
+    np.testing.assert_allclose(row["flow_error"], 0.5, atol=1e-3)
+    np.testing.assert_allclose(row["squared_gradient_error"], 0.03, atol=1e-3)
+    never = central_flow.measure([run(0.03, locks=False)]).iloc[0]
+    assert never["lock"] == np.inf
+    assert np.isnan(never["error_locked"])
+    np.testing.assert_allclose(never["error"], 0.03, atol=1e-3)
+
+
+def sweep():
+    """Every arm, two seeds."""
+    arms = (("optax.sgd", "random"), ("optax.sgd", "teacher"), ("optax.rmsprop", "random"))
+    return [
+        run(0.01, target=target, labels=labels, seed=seed)
+        for target, labels in (*arms, ("lmech.optimizers.scalar_rmsprop", "random"))
+        for seed in (0, 1)
+    ]
+
+
+def test_every_claim_selects_runs_that_are_swept():
+    table = central_flow.measure(sweep())
+    for claim in reproducing.load("central_flow", "default", []).claims:
+        assert len(claims.judge(claim, table)["values"]) >= 1
+
+
+def test_the_figure_has_a_column_an_arm():
+    runs = sweep()
+    assert len(central_flow.figure(runs, central_flow.measure(runs)).axes) == 12
+
+
+def test_the_sweep_is_four_programs_of_new_seeds():
+    experiment = reproducing.load("central_flow", "default", [])
+    jobs = reproducing.planning.expand(experiment.overrides, experiment.sweep)
+    assert len(jobs) == 12
+    assert len(reproducing.planning.group(jobs)) == 4
+    assert not {job.config["seed"] for job in jobs} & {100, 101}  # the pilot's

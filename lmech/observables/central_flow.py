@@ -13,7 +13,7 @@ from lmech.observables import Count, Memory, Observable, State, Values, matrices
 from lmech.observables.curvature import EXTENSIONS, NonNegative, followed, started
 from lmech.observables.matrices import flat, unravel
 from lmech.optimizers import Preconditioning
-from lmech.problem import count, loss_and_gradient, total_loss
+from lmech.problem import Params, count, loss_and_gradient, total_loss
 
 CRITICAL = 2.0
 """P⁻¹H's eigenvalue where w ← w − P⁻¹g stops being stable."""
@@ -66,80 +66,86 @@ def central_flow(
     """
     policy = Policy(k, extensions)
 
-    def process(state: State) -> Preconditioning:
-        """The optimizer's, with the parametrization's learning rates in P."""
-        if state.optimizer.preconditioning is None or state.batch_size is not None:
-            raise ValueError(
-                "central_flow describes full-batch gradient descent, RMSProp and scalar RMSProp: "
-                "choose one of these with batch_size=null, or leave central_flow out"
-            )
-        own = state.optimizer.preconditioning(
-            state.hyperparameters, state.optimizer_state, state.params
-        )
-        rates, epsilon = state.scales.learning_rate, state.scales.epsilon
-        small = jax.tree.map(jnp.ones_like, rates) if epsilon is None else epsilon
-        like = lambda scalars: flat(  # noqa: E731
-            jax.tree.map(lambda s, w: jnp.broadcast_to(s, w.shape), scalars, state.params)
-        )
-        rate, seen = like(rates), like(small)
-        return own._replace(
-            preconditioner=lambda nu: own.preconditioner(nu) * seen / rate,
-            pool=lambda squares: own.pool(squares / seen**2),
-        )
+    def looked_at(state: State, flow: _Flow, own: Preconditioning) -> _Flow:
+        """The flow with the eigenvectors of where it is."""
+        here = _operator(state, flow.w, own.preconditioner(flow.nu), microbatch)
+        track, pairs, _ = followed(here, state, flow.track, policy)
+        return flow._replace(track=track, pairs=pairs)
 
-    def at(state: State, w: jax.Array) -> State:
-        return state._replace(params=unravel(state.params)(w), evaluation=None, gradient=None)
-
-    def operator(state: State, w: jax.Array, p: jax.Array) -> curvature.Operator:
-        hessian = matrices.operator(at(state, w), "hessian", None, microbatch)
-        return curvature.congruent(hessian, 1 / jnp.sqrt(p))
-
-    def begun(state: State, track: Track) -> _Flow:
+    def begun(state: State, track: Track | None) -> _Flow:
         """The flow, at the run's own point."""
-        w, own = flat(state.params), process(state)
-        track, pairs, _ = followed(
-            operator(state, w, own.preconditioner(own.start)), state, track, policy
-        )
+        w, own = flat(state.params), _process(state)
+        here = _operator(state, w, own.preconditioner(own.start), microbatch)
+        track = started(here, state, w.size, policy) if track is None else track
+        track, pairs, _ = followed(here, state, track, policy)
         return _Flow(w, own.start, jnp.zeros((k, k), w.dtype), state.time, track, pairs)
 
     def init(state: State) -> Memory:
-        w, own = flat(state.params), process(state)
-        first = operator(state, w, own.preconditioner(own.start))
-        flow = begun(state, started(first, state, w.size, policy))
-        return flow, jnp.zeros((), bool)
+        return begun(state, None), jnp.zeros((), bool)
 
-    def advance(state: State, own: Preconditioning, flow: _Flow, goal: jax.Array) -> _Flow:
+    def advance(state: State, own: Preconditioning, flow: _Flow) -> _Flow:
         eta = state.hyperparameters["learning_rate"]
-        remaining = (goal - flow.time) / eta
+        remaining = (state.time - flow.time) / eta
         last = remaining <= 1.001 / substeps  # no substep for what rounding leaves over
         dt = jnp.where(last, remaining, 1 / substeps).astype(flow.w.dtype)
-        moved = _euler(at(state, flow.w), own, flow, dt, microbatch)
-        time = jnp.where(last, goal, flow.time + dt * eta)
-        there = operator(state, moved.w, own.preconditioner(moved.nu))
-        track, pairs, _ = followed(there, state, flow.track, policy)
-        return moved._replace(time=time, track=track, pairs=pairs)
+        moved = _euler(_at(state, flow.w), own, flow, dt, microbatch)
+        time = jnp.where(last, state.time, flow.time + dt * eta)
+        return looked_at(state, moved._replace(time=time), own)
 
     def measure(state: State, memory: Memory) -> tuple[Memory, Values]:
         flow, lost = memory
-        own = process(state)
-        early = state.step <= start
-        flow = trees.select(early, begun(state, flow.track), flow)
+        own = _process(state)
+        flow = trees.select(state.step <= start, begun(state, flow.track), flow)
 
         def behind(loop: tuple[_Flow, jax.Array]) -> jax.Array:
             return (loop[0].time < state.time) & (loop[1] < most_steps * substeps)
 
-        flow, _ = lax.while_loop(
-            behind,
-            lambda loop: (advance(state, own, loop[0], state.time), loop[1] + 1),
-            (flow, jnp.int32(0)),
-        )
+        def onwards(loop: tuple[_Flow, jax.Array]) -> tuple[_Flow, jax.Array]:
+            return advance(state, own, loop[0]), loop[1] + 1
+
+        flow, _ = lax.while_loop(behind, onwards, (flow, jnp.int32(0)))
         lost |= ~(flow.time >= state.time) | ~jnp.isfinite(flow.w).all()
         unknown = lost | (state.step < start)
-        values = _columns(at(state, flow.w), own, flow, microbatch)
-        values |= {"": jnp.sqrt(jnp.square(flat(state.params) - flow.w).sum())}
+        apart = jnp.sqrt(jnp.square(flat(state.params) - flow.w).sum())
+        values = {"": apart, **_columns(_at(state, flow.w), own, flow, microbatch)}
         return (flow, lost), jax.tree.map(lambda v: jnp.where(unknown, jnp.nan, v), values)
 
     return Observable(init, measure, needs="path")
+
+
+def _process(state: State) -> Preconditioning:
+    """The optimizer's, with the parametrization's learning rates in P. Raises ValueError."""
+    if state.optimizer.preconditioning is None or state.batch_size is not None:
+        raise ValueError(
+            "central_flow describes full-batch gradient descent, RMSProp and scalar RMSProp: "
+            "choose one of these with batch_size=null, or leave central_flow out"
+        )
+    own = state.optimizer.preconditioning(
+        state.hyperparameters, state.optimizer_state, state.params
+    )
+
+    def by_entry(scalars: Params) -> jax.Array:
+        return flat(jax.tree.map(lambda s, w: jnp.full_like(w, s), scalars, state.params))
+
+    rate, epsilon = by_entry(state.scales.learning_rate), state.scales.epsilon
+    seen = jnp.ones_like(rate) if epsilon is None else by_entry(epsilon)
+    return own._replace(
+        preconditioner=lambda nu: own.preconditioner(nu) * seen / rate,
+        pool=lambda squares: own.pool(squares / seen**2),
+    )
+
+
+def _at(state: State, w: jax.Array) -> State:
+    params = unravel(state.params)(w)
+    return state._replace(params=params, evaluation=None, gradient=None)
+
+
+def _operator(
+    state: State, w: jax.Array, p: jax.Array, microbatch: int | None
+) -> curvature.Operator:
+    """V ↦ P^-½HP^-½V, H at w."""
+    hessian = matrices.operator(_at(state, w), "hessian", None, microbatch)
+    return curvature.congruent(hessian, 1 / jnp.sqrt(p))
 
 
 def _euler(
@@ -178,13 +184,10 @@ def _slopes(state: State, u: jax.Array, microbatch: int | None) -> jax.Array:
     train = state.data.train
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        total, size = total_loss(state.problem), microbatch or state.microbatch
+        i, j = pair
         return curvature.gradient_of_curvature(
-            total_loss(state.problem),
-            state.params,
-            train,
-            *(u[i] for i in pair),
-            microbatch or state.microbatch,
-            count(train),
+            total, state.params, train, u[i], u[j], size, count(train)
         )
 
     upper = lax.map(one, (rows, columns))
