@@ -231,7 +231,7 @@ def curves(
 
 def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """The nets' minima above; below where the second moment of the linear models grows."""
-    fig = Figure(figsize=(10.5, 6.6), layout="constrained", dpi=130)
+    fig = Figure(figsize=(10.5, 6.6), layout="constrained", dpi=110)
     above, below = fig.subplots(2, 3)
     kinds = dict(list(measurements.groupby("row")))
     _traces(above[0], kinds["minimum"])
@@ -311,7 +311,7 @@ def _stable(axis: Axes, minima: pd.DataFrame) -> None:
     _line(axis, 1, "unstable in mean square above")
     axis.set_ylabel(r"$\eta\,/\,\eta^*$ at the minimum", fontsize=8)
     axis.set_title("filled: by the exact boundary of its recursion", fontsize=9)
-    axis.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axis.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(0, 0.92))
 
 
 def _risks(axis: Axes, minima: pd.DataFrame) -> None:
