@@ -64,7 +64,8 @@ def load_data(config: Config) -> Data:
     data = planning.load_data(config)
     n = len(data.train.x)
     for key in ("batch_size", "microbatch"):
-        if config[key] is not None and config[key] > n:
+        drawn_anew = key == "batch_size" and config.get("replacement")
+        if config[key] is not None and config[key] > n and not drawn_anew:
             raise ConfigError(f"{key}={config[key]}, but there are {n} training examples: lower it")
     checking.targets(config, data)
     return data
@@ -148,7 +149,7 @@ def chosen_examples(config: Config, data: Data) -> np.ndarray | None:
     if fraction is None:
         return None
     chosen = sampling.subset(_streams(config)["subset"], len(data.train.x), fraction)
-    if size is not None and size > len(chosen):
+    if size is not None and size > len(chosen) and not config.get("replacement"):
         raise ConfigError(
             f"batch_size={size}, but data_fraction={fraction} keeps {len(chosen)} training examples"
         )
@@ -254,7 +255,8 @@ def minibatches(
     def drawn(config: Config, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
         count = examples if rows is None else len(rows)
         stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
-        return sampling.minibatches(stream, steps, count, size)
+        draw = sampling.independent if config.get("replacement") else sampling.minibatches
+        return draw(stream, steps, count, size)
 
     members = list(zip(configs, chosen, strict=True))
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])

@@ -137,6 +137,8 @@ def identity(config: Config) -> dict[str, Any]:
     # A rule that is not set changes no id; the first two have always been there.
     science["stop"] = {"train_loss": None, "train_accuracy": None, **rules}
     science["watched"] = {name: config["observables"][name] for name in rules}
+    # Nor does a way to draw minibatches that is the usual one, or of which there are none.
+    replaced = config.get("replacement") and config["batch_size"] is not None
     start = snapshots.starting_point(config)
     code = [pair for key in science for pair in sources(science[key], key)]
     load_data(config)
@@ -145,6 +147,7 @@ def identity(config: Config) -> dict[str, Any]:
         "science": science,
         "data": _data_checksum(_canonical(config["dataset"])),
         "sources": {target: source for target, source in code if source},
+        **({"replacement": True} if replaced else {}),
         **({} if start is None else {"starting weights": snapshots.checksum(start)}),
     }
 

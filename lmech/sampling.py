@@ -29,6 +29,31 @@ def minibatches(seed: int, steps: np.ndarray, n: int, batch_size: int) -> np.nda
     return rows
 
 
+@lru_cache(maxsize=256)
+def _block(seed: int, block: int, n: int, batch_size: int) -> np.ndarray:
+    draws = seeds.generator(seed, "batches", block).integers
+    return draws(n, size=(_span(batch_size), batch_size), dtype=np.int32)
+
+
+def _span(batch_size: int) -> int:
+    """Minibatches that are drawn at once: a generator for each step would cost more than it."""
+    return max(1, 2**14 // batch_size)
+
+
+def independent(seed: int, steps: np.ndarray, n: int, batch_size: int) -> np.ndarray:
+    """Indices [S, B] of the minibatches at the given steps, each index drawn evenly from all n.
+
+    With replacement: steps are independent, and a minibatch may have an example twice, or more
+    examples than there are. A function of (seed, step) alone for each (n, B).
+    """
+    blocks, places = np.divmod(steps, _span(batch_size))
+    rows = np.empty((len(steps), batch_size), np.int32)
+    for block in np.unique(blocks):
+        own = blocks == block
+        rows[own] = _block(seed, int(block), n, batch_size)[places[own]]
+    return rows
+
+
 def count(n: int, fraction: float) -> int:
     """How many of n examples count: ⌈fraction · n⌉, at least one."""
     # Less a rounding error: 0.7 · 10 is 7.000000000000001.

@@ -380,6 +380,24 @@ def test_the_init_scale_multiplies_every_tensors_first_value():
         np.testing.assert_array_equal(large, 3 * small)
 
 
+def test_members_with_and_without_replacement_share_a_program():
+    """A minibatch may then be larger than the training set; of a full batch nothing changes."""
+    configs = [job("batch_size=6", FRACTION, f"replacement={how}") for how in ("false", "true")]
+    assert len({planning.program_key(config) for config in configs}) == 1
+    drawn = building.build(configs).batches(np.arange(6))  # an epoch of 36 examples
+    assert [len(np.unique(rows)) == 36 for rows in drawn] == [True, False]
+    many = building.build([job("batch_size=50", FRACTION, "replacement=true")])
+    assert many.batches(np.arange(3)).shape == (1, 3, 50)
+    assert many.batches(np.arange(3)).max() < 36
+
+
+@pytest.mark.parametrize(("size", "same"), [("null", True), ("8", False)])
+def test_replacement_is_a_part_of_a_jobs_identity_where_there_are_minibatches(size, same):
+    words = ["dataset=chebyshev", f"batch_size={size}"]
+    (plain,), (other,) = (planning.expand([*words, *o], {}) for o in ([], ["replacement=true"]))
+    assert (plain.id == other.id) == same
+
+
 @pytest.mark.parametrize("key", ["label_noise=0.1", "data_fraction=0.5", "seeds.subset=3"])
 def test_noise_fraction_and_their_seeds_are_a_part_of_a_jobs_identity(key):
     (plain,), (other,) = (planning.expand(["dataset=chebyshev", *o], {}) for o in ([], [key]))

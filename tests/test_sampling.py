@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmech import schedules, seeds
-from lmech.sampling import minibatches
+from lmech.sampling import independent, minibatches
 
 SEED = st.integers(0, 2**31 - 1)
 
@@ -53,6 +53,41 @@ def test_epochs_and_seeds_are_shuffled_differently():
     orders = [minibatches(seed, np.arange(2), 50, 50) for seed in (0, 1)]
     distinct = {tuple(row) for order in orders for row in order}
     assert len(distinct) == 4
+
+
+# minibatches with replacement
+
+
+@settings(deadline=None)
+@given(seed=SEED, n=st.integers(1, 60), size=st.integers(1, 9000), start=st.integers(0, 200))
+def test_independent_minibatches_are_a_function_of_seed_and_step_alone(seed, n, size, start):
+    whole = independent(seed, np.arange(start + 4), n, size)
+    assert whole.shape == (start + 4, size)
+    assert whole.min() >= 0
+    assert whole.max() < n
+    np.testing.assert_array_equal(
+        independent(seed, np.arange(start, start + 4), n, size), whole[start:]
+    )
+    np.testing.assert_array_equal(independent(seed, np.array([start]), n, size)[0], whole[start])
+
+
+def test_independent_indices_are_even_and_know_nothing_of_their_neighbours():
+    """Counts of the pairs of successive steps: χ² of 24 degrees of freedom, 5σ above its mean."""
+    rows = independent(0, np.arange(50_001), 5, 1)[:, 0]
+    counts = np.bincount(5 * rows[:-1] + rows[1:], minlength=25)
+    expected = 50_000 / 25
+    assert np.square(counts - expected).sum() / expected < 24 + 5 * np.sqrt(48)
+
+
+def test_an_independent_minibatch_may_have_an_example_twice_and_more_than_there_are():
+    assert independent(0, np.arange(1), 3, 8).shape == (1, 8)
+    twice = [len(set(row)) < 2 for row in independent(1, np.arange(4000), 10, 2).tolist()]
+    assert abs(np.mean(twice) - 0.1) < 5 * np.sqrt(0.09 / 4000)
+
+
+def test_independent_seeds_draw_differently():
+    one, other = (independent(seed, np.arange(20), 50, 4) for seed in (0, 1))
+    assert (one != other).any()
 
 
 # schedules
