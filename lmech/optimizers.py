@@ -154,22 +154,19 @@ class ScalarRMSPropState(NamedTuple):
     nu: jax.Array
 
 
-def scalar_rmsprop(
-    learning_rate: Any, decay: Any, initial_scale: Any
-) -> optax.GradientTransformation:
-    """ν ← βν + (1 − β)‖g‖², w ← w − ηg/√ν: one learning rate for all, RMSProp's for the norm.
+def scalar_rmsprop(learning_rate: Any, decay: Any, eps: Any = 1e-8) -> optax.GradientTransformation:
+    """ν ← βν + (1 − β)‖g‖² from 0, w ← w − ηg/√(ν + ε): RMSProp of the gradient's norm.
 
     "Scalar RMSProp" of Cohen et al. 2025, "Understanding optimization in deep learning with central
-    flows". ν starts at ``initial_scale``.
+    flows".
     """
 
     def init(params: Tree) -> ScalarRMSPropState:
-        like = jax.tree.leaves(params)[0]
-        return ScalarRMSPropState(jnp.full((), initial_scale, like.dtype))
+        return ScalarRMSPropState(jnp.zeros((), jax.tree.leaves(params)[0].dtype))
 
     def update(updates: Tree, state: ScalarRMSPropState, _: Tree = None) -> tuple[Tree, Any]:
         nu = decay * state.nu + (1 - decay) * trees.squared_norm(updates)
-        moved = jax.tree.map(lambda g: -learning_rate * g / jnp.sqrt(nu), updates)
+        moved = jax.tree.map(lambda g: -learning_rate * g / jnp.sqrt(nu + eps), updates)
         return moved, ScalarRMSPropState(nu)
 
     return optax.GradientTransformation(init, update)
@@ -235,9 +232,9 @@ def _adagrad(arguments: Mapping[str, Any], state: Any, _: Tree) -> Stability:
 
 
 def _scalar_rmsprop(arguments: Mapping[str, Any], state: Any, params: Tree) -> Stability:
-    """P = √ν, the same for all entries."""
-    nu = _find(state, ScalarRMSPropState).nu
-    preconditioner = jax.tree.map(lambda w: jnp.full_like(w, jnp.sqrt(nu)), params)
+    """P = √(ν + ε), the same for all entries."""
+    root = jnp.sqrt(_find(state, ScalarRMSPropState).nu + arguments["eps"])
+    preconditioner = jax.tree.map(lambda w: jnp.full_like(w, root), params)
     return Stability(preconditioner, 2 / arguments["learning_rate"])
 
 
@@ -264,11 +261,11 @@ def _entrywise(arguments: Mapping[str, Any], state: Any, _: Tree) -> Preconditio
 
 
 def _pooled(arguments: Mapping[str, Any], state: Any, params: Tree) -> Preconditioning:
-    """Scalar RMSProp: P = √ν/η, ν of the norm."""
-    eta, decay = arguments["learning_rate"], arguments["decay"]
+    """Scalar RMSProp: P = √(ν + ε)/η, ν of the norm."""
+    eta, decay, eps = (arguments[name] for name in ("learning_rate", "decay", "eps"))
     nu = jnp.full_like(ravel_pytree(params)[0], _find(state, ScalarRMSPropState).nu)
     return Preconditioning(
-        lambda nu: jnp.sqrt(nu) / eta,
+        lambda nu: jnp.sqrt(nu + eps) / eta,
         nu,
         (1 - decay) / decay,
         lambda squares: jnp.full_like(squares, squares.sum()),

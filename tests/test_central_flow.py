@@ -96,11 +96,12 @@ def test_the_preconditioning_is_the_optimizers_update(preset):
 
 
 def test_scalar_rmsprop_divides_by_the_norms_root_mean_square():
-    optimizer = optimizers.scalar_rmsprop(0.1, 0.5, 2.0)
+    optimizer = optimizers.scalar_rmsprop(0.1, 0.5, 1e-8)
     g = {"a": jnp.asarray([3.0, 4.0])}
-    update, memory = optimizer.update(g, optimizer.init(g))
-    np.testing.assert_allclose(memory.nu, 0.5 * 2 + 0.5 * 25)
-    np.testing.assert_allclose(update["a"], -0.1 * np.asarray([3, 4]) / np.sqrt(13.5))
+    _, memory = optimizer.update(g, optimizer.init(g))
+    update, memory = optimizer.update(jax.tree.map(lambda leaf: 2 * leaf, g), memory)
+    np.testing.assert_allclose(memory.nu, 0.25 * 25 + 0.5 * 100)
+    np.testing.assert_allclose(update["a"], -0.1 * np.asarray([6, 8]) / np.sqrt(56.25), rtol=1e-8)
 
 
 def test_below_the_edge_the_flow_on_a_quadratic_is_eulers():

@@ -1,4 +1,4 @@
-"""At the edge of stability the central flow predicts the average in time; gradient flow does not."""
+"""At the edge of stability the central flow predicts the mean loss, and gradient flow does not."""
 
 from collections.abc import Sequence
 from typing import Any
