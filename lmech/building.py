@@ -254,7 +254,7 @@ def minibatches(
     def drawn(config: Config, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
         count = examples if rows is None else len(rows)
         stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
-        return sampling.minibatches(stream, steps, count, size)
+        return sampling.minibatches(stream, steps, count, size, config["batch_repeats"])
 
     members = list(zip(configs, chosen, strict=True))
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])

@@ -30,12 +30,15 @@ MEASURES_VERSION = 2
 SCIENCE = (
     *("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "precision"),
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
-    *("output_scale", "centred", "linearized", "clip_norm"),
+    *("output_scale", "centred", "linearized", "clip_norm", "batch_repeats"),
 )
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
 # What of a config is an input of its program, so that members of one batch may differ in it: all of
 # these keys and sections, every float of `optimizer`, and these keys where they are not null.
-INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale")
+INPUTS = (
+    *("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale"),
+    "batch_repeats",
+)
 NULLABLE_INPUTS = ("label_noise", "data_fraction", "clip_norm")
 
 
@@ -130,7 +133,9 @@ def job_id(config: Config) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     """What a training's id hashes: of a snapshot that it starts from, the file's bytes."""
-    science = {key: config[key] for key in SCIENCE}
+    # Minibatches used once are what there was before the key, and change no id.
+    once = {"batch_repeats"} if config["batch_repeats"] == 1 else set()
+    science = {key: config[key] for key in SCIENCE if key not in once}
     streams = stream_seeds(config["seed"], config["seeds"])
     science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
     rules = {column: t for column, t in config["stop"].items() if t is not None}

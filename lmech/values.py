@@ -24,6 +24,7 @@ KEYS: dict[str, Any] = {
     "objective": Annotated[str, Field(min_length=1)] | None,
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
+    "batch_repeats": Positive,
     "microbatch": Positive | None,
     "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
     "output_scale": Annotated[FiniteFloat, Gt(0)],
