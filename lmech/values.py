@@ -139,7 +139,9 @@ def _halves(kind: Any) -> list[Any]:
 
 
 def _near(value: Any) -> list[Any]:
-    """Values of about that size and kind."""
+    """Values of about that size and kind; of a list, all its entries changed alike."""
+    if isinstance(value, list):
+        return [list(entries) for entries in zip(*map(_near, value), strict=False)]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):
