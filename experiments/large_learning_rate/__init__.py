@@ -38,7 +38,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     ``run``: one a run. ``distinct`` units at the end and after ``EARLY`` minibatches
     (``distinct_early``), ``correlated`` the same by Pearson's correlation; ``train`` and ``test``
     error at the end, ``plateau``, the mean training error of the ``BEFORE_DROP`` part; ``fitted``,
-    1 if ``train`` ≤ ``FITTED``, else 0. A diverged run has infinite errors and no units.
+    1 if ``train`` ≤ ``FITTED``, else 0. A run that ended in numbers that
+    are not finite has infinite errors and no units; one whose error rose is measured as any other.
 
     ``setting``: of the runs of an arm and rate. ``distinct_ratio``: their mean number over that of
     the plain runs at the smallest rate; ``early_ratio`` (theirs early over the others' at the end),
@@ -64,7 +65,7 @@ def arm(run: Run) -> tuple[str, float]:
 def _measure(run: Run) -> dict[str, Any]:
     name, rate = arm(run)
     labels = {"job": run.job, "seed": run.config["seed"], "arm": name, "rate": rate}
-    if run.result["status"] != "done":
+    if run.result["nonfinite_at"] is not None:
         lost = {"distinct": 0.0, "distinct_early": 0.0, "correlated": 0.0, "fitted": 0.0}
         return labels | lost | dict.fromkeys(("train", "test", "plateau"), np.inf)
     units, train = run.column("distinct_units"), 2 * run.column("train_loss")
@@ -92,6 +93,7 @@ def _settings(rows: pd.DataFrame) -> pd.DataFrame:
         fit = own[own["fitted"] == 1]
         repeated = groups.get(("repeated", rate), nobody) if name == "plain" else nobody
         units = smallest["distinct"].mean()
+        stable = own["plateau"].between(STABILISED, np.inf, inclusive="neither")
         ratios = {
             "distinct_ratio": own["distinct"].mean() / units,
             "early_ratio": own["distinct_early"].mean() / units,
@@ -102,7 +104,7 @@ def _settings(rows: pd.DataFrame) -> pd.DataFrame:
             "plateau_ratio": own["plateau"].mean() / moderate["plateau"].mean(),
             "median_plateau_ratio": own["plateau"].median() / moderate["plateau"].median(),
             "fitted": own["fitted"].mean(),
-            "recovered": own.loc[own["plateau"] > STABILISED, "fitted"].mean(),
+            "recovered": own.loc[stable, "fitted"].mean(),
         }
         compared = pd.concat([own, smallest])
         labels = {"seeds": compared["seed"].tolist(), "jobs": compared["job"].tolist()}
@@ -133,6 +135,7 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     units.set_xticks([0, 500, 1000, 10_000, 60_000], ["0", "500", "1,000", "10,000", "60,000"])
     units.set(xlabel="minibatches (linear up to 1,000)", ylabel="distinct units", ylim=(0, None))
     units.set_title("mean over seeds", fontsize=9)
+    units.minorticks_off()
     _ends(ends, measurements[measurements["row"] == "run"])
     for axis in (errors, units, ends):
         axis.tick_params(labelsize=7)
@@ -161,8 +164,8 @@ def _styles(keys: Mapping[tuple[str, float], Any]) -> dict[tuple[str, float], di
 
 
 def _together(runs: Sequence[Run], name: str) -> pd.DataFrame:
-    """A column of several runs side by side, by minibatches used; of the runs that ended well."""
-    done = [run for run in runs if run.result["status"] == "done"]
+    """A column of several runs side by side, by minibatches used; of the runs that stay finite."""
+    done = [run for run in runs if run.result["nonfinite_at"] is None]
     found = [run.column(name) for run in done]
     by_batch = [
         column.set_axis(column.index / run.config["batch_repeats"])
