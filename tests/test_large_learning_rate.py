@@ -48,6 +48,18 @@ def test_the_setting_is_sgd_on_single_examples_written_out(repeats):
     assert found == pytest.approx(np.square(error).mean() / 2, rel=1e-9)
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_rate_that_overshoots_is_two_over_the_gradients_mean_square_at_the_start():
+    width = 40_000  # a start's own is off by 1/√width
+    batch = building.build([small(f"model.width={width}")])
+    inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), batch.inputs)
+    start = member.start(batch.program, inputs, None).params
+    for x in (-1.0, 0.0, 0.5):
+        gradient = jax.grad(lambda p, x=x: batch.program.problem.apply(p, jnp.array([[x]]))[0, 0])
+        squared = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient(start)))
+        assert large_learning_rate.overshooting(width, x) == pytest.approx(2 / squared, rel=0.02)
+
+
 def run(rate, units, seed=0, *, repeats=1, warmup=0, plateau=1e-6, train=1e-6, test=1e-5,
         early=9.0, nonfinite=None):  # fmt: skip
     """A run of 10,000 minibatches; errors are mean squares."""
@@ -60,6 +72,7 @@ def run(rate, units, seed=0, *, repeats=1, warmup=0, plateau=1e-6, train=1e-6, t
     metrics["test_loss"] = test / 2
     settings = {
         "batch_repeats": repeats,
+        "model": {"width": 60},
         "optimizer": {"learning_rate": rate / repeats},
         "schedule": {"warmup": warmup},
         "seed": seed,

@@ -112,6 +112,16 @@ def _settings(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def overshooting(width: int, x: float) -> float:
+    """The learning rate above which a step on x alone overshoots so far that its error grows.
+
+    To first order a step multiplies the error of its example by 1 − η‖∇f(x)‖²; at the start, with
+    w, b ~ U(±1) and a, c ~ U(±1/√width), E‖∇f(x)‖² = (width + 1)(x² + 1)/6 + 1. The rate is 2 over
+    that: a sum over the units, of which one start has few percent more or less.
+    """
+    return 2 / ((width + 1) * (x**2 + 1) / 6 + 1)
+
+
 def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """Training error and number of units along the runs; what is left at the end, by rate."""
     fig = Figure(figsize=(11, 3.5), layout="constrained", dpi=105)
@@ -136,7 +146,8 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     units.set(xlabel="minibatches (linear up to 1,000)", ylabel="distinct units", ylim=(0, None))
     units.set_title("mean over seeds", fontsize=9)
     units.minorticks_off()
-    _ends(ends, measurements[measurements["row"] == "run"])
+    width = runs[0].config["model"]["width"]
+    _ends(ends, measurements[measurements["row"] == "run"], width)
     for axis in (errors, units, ends):
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
@@ -174,34 +185,33 @@ def _together(runs: Sequence[Run], name: str) -> pd.DataFrame:
     return pd.concat(by_batch, axis=1).dropna()
 
 
-def _ends(axis: Axes, rows: pd.DataFrame) -> None:
+ENDS = {"plain": ("0.25", 1.0), "repeated": ("C3", 1.04), "warmed": ("C1", 1.08)}
+"""Colours of the arms at the end, and how far to the right they stand of their rate."""
+
+
+def _ends(axis: Axes, rows: pd.DataFrame, width: int) -> None:
     """Units at the end, a dot a run: filled where it fitted; a line through the means."""
-    shift = {"plain": 0.0, "repeated": 0.15, "warmed": 0.3}
-    rates = sorted(rows["rate"].unique())
-    place = {rate: number for number, rate in enumerate(rates)}
+    low, high = (overshooting(width, x) for x in (1.0, 0.0))
+    axis.axvspan(
+        low, high, color="0.9", lw=0, label="overshoot from here on\n(theory; x = ±1 to 0)"
+    )
     for name, own in rows.groupby("arm"):
-        color = {"plain": "0.25", "repeated": "C3", "warmed": "C1"}[name]
-        x = own["rate"].map(place) + shift[name]
+        color, shift = ENDS[name]
         for fit, face in ((1, color), (0, "none")):
-            chosen = own["fitted"] == fit
-            axis.plot(
-                x[chosen],
-                own["distinct"][chosen],
-                MARKS[name][0],
-                ms=3,
-                mec=color,
-                mfc=face,
-                alpha=0.6,
-                mew=0.7,
-            )
+            chosen = own[own["fitted"] == fit]
+            style = {"ms": 3, "mec": color, "mfc": face, "alpha": 0.6, "mew": 0.7}
+            axis.plot(shift * chosen["rate"], chosen["distinct"], MARKS[name][0], **style)
         means = own.groupby("rate")["distinct"].mean()
-        at = [place[rate] + shift[name] for rate in means.index]
         label = {"plain": "one step", "repeated": "small steps", "warmed": "warm-up"}[name]
-        axis.plot(at, means, MARKS[name][0] + "-", ms=7, color=color, lw=1, label=f"{label}, mean")
+        style = {"ms": 6, "color": color, "lw": 1, "label": f"{label}, mean"}
+        axis.plot(shift * means.index, means, MARKS[name][0] + "-", **style)
     threshold = 0.7 * rows.query("arm == 'plain' and rate == @SMALLEST")["distinct"].mean()
     axis.axhline(threshold, color="0.5", lw=0.8, ls="--", label="0.7 of the mean at 0.01")
-    axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    axis.set_xscale("log")
+    rates = sorted(rows["rate"].unique())
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=60)
+    axis.minorticks_off()
     axis.set(xlabel="rate a minibatch", ylabel="distinct units at the end", ylim=(-0.5, 21.5))
     axis.set_yticks(range(0, 21, 5))
     axis.set_title("a small mark a run, hollow if it does not fit", fontsize=9)
-    axis.legend(fontsize=6.5, loc="upper right", ncols=2)
+    axis.legend(fontsize=6, loc="upper left", ncols=2)
