@@ -56,7 +56,7 @@ def test_the_rate_that_overshoots_is_two_over_the_gradients_mean_square_at_the_s
     start = member.start(batch.program, inputs, None).params
     for x in (-1.0, 0.0, 0.5):
         gradient = jax.grad(lambda p, x=x: batch.program.problem.apply(p, jnp.array([[x]]))[0, 0])
-        squared = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient(start)))
+        squared = float(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient(start))))
         assert large_learning_rate.overshooting(width, x) == pytest.approx(2 / squared, rel=0.02)
 
 

@@ -117,7 +117,7 @@ def overshooting(width: int, x: float) -> float:
 
     To first order a step multiplies the error of its example by 1 − η‖∇f(x)‖²; at the start, with
     w, b ~ U(±1) and a, c ~ U(±1/√width), E‖∇f(x)‖² = (width + 1)(x² + 1)/6 + 1. The rate is 2 over
-    that: a sum over the units, of which one start has few percent more or less.
+    that: a mean over starts, of which one with 60 units is off by a fifth (standard deviation).
     """
     return 2 / ((width + 1) * (x**2 + 1) / 6 + 1)
 
@@ -192,9 +192,8 @@ ENDS = {"plain": ("0.25", 1.0), "repeated": ("C3", 1.04), "warmed": ("C1", 1.08)
 def _ends(axis: Axes, rows: pd.DataFrame, width: int) -> None:
     """Units at the end, a dot a run: filled where it fitted; a line through the means."""
     low, high = (overshooting(width, x) for x in (1.0, 0.0))
-    axis.axvspan(
-        low, high, color="0.9", lw=0, label="overshoot from here on\n(theory; x = ±1 to 0)"
-    )
+    told = "theory: from here a step\novershoots (x = ±1 to 0)"
+    axis.axvspan(low, high, color="0.9", lw=0, label=told)
     for name, own in rows.groupby("arm"):
         color, shift = ENDS[name]
         for fit, face in ((1, color), (0, "none")):
