@@ -185,8 +185,12 @@ def _together(runs: Sequence[Run], name: str) -> pd.DataFrame:
     return pd.concat(by_batch, axis=1).dropna()
 
 
-ENDS = {"plain": ("0.25", 1.0), "repeated": ("C3", 1.04), "warmed": ("C1", 1.08)}
-"""Colours of the arms at the end, and how far to the right they stand of their rate."""
+ENDS = {
+    "plain": ("0.25", 1.0, "one step, mean"),
+    "repeated": ("C3", 1.04, "small steps, mean"),
+    "warmed": ("C1", 1.08, "warm-up, mean"),
+}
+"""Of the arms at the end: colour, how far to the right they stand of their rate, name."""
 
 
 def _ends(axis: Axes, rows: pd.DataFrame, width: int) -> None:
@@ -194,16 +198,15 @@ def _ends(axis: Axes, rows: pd.DataFrame, width: int) -> None:
     low, high = (overshooting(width, x) for x in (1.0, 0.0))
     told = "theory: from here a step\novershoots (x = ±1 to 0)"
     axis.axvspan(low, high, color="0.9", lw=0, label=told)
-    for name, own in rows.groupby("arm"):
-        color, shift = ENDS[name]
+    for name, (color, shift, label) in ENDS.items():
+        own = rows[rows["arm"] == name]
         for fit, face in ((1, color), (0, "none")):
             chosen = own[own["fitted"] == fit]
-            style = {"ms": 3, "mec": color, "mfc": face, "alpha": 0.6, "mew": 0.7}
-            axis.plot(shift * chosen["rate"], chosen["distinct"], MARKS[name][0], **style)
+            dots: dict[str, Any] = {"ms": 3, "mec": color, "mfc": face, "alpha": 0.6, "mew": 0.7}
+            axis.plot(shift * chosen["rate"], chosen["distinct"], MARKS[name][0], **dots)
         means = own.groupby("rate")["distinct"].mean()
-        label = {"plain": "one step", "repeated": "small steps", "warmed": "warm-up"}[name]
-        style = {"ms": 6, "color": color, "lw": 1, "label": f"{label}, mean"}
-        axis.plot(shift * means.index, means, MARKS[name][0] + "-", **style)
+        line: dict[str, Any] = {"ms": 6, "color": color, "lw": 1, "label": label}
+        axis.plot(shift * means.index, means, MARKS[name][0] + "-", **line)
     threshold = 0.7 * rows.query("arm == 'plain' and rate == @SMALLEST")["distinct"].mean()
     axis.axhline(threshold, color="0.5", lw=0.8, ls="--", label="0.7 of the mean at 0.01")
     axis.set_xscale("log")

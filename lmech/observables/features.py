@@ -222,7 +222,7 @@ def distinct_units(
         size = microbatch or state.microbatch
         total = trees.accumulate(lambda batch: products(state, batch), chosen, size)
         found = {layer: features.distinct(m, cosine, centred) for layer, m in total.items()}
-        return {"": sum(found.values()), **found}
+        return {"": jnp.stack(list(found.values())).sum(), **found}
 
     return memoryless(measure)
 
