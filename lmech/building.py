@@ -256,7 +256,7 @@ def minibatches(
         count = examples if rows is None else len(rows)
         stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
         draw = sampling.independent if config.get("replacement") else sampling.minibatches
-        return draw(stream, steps, count, size)
+        return draw(stream, steps // config.get("batch_repeats", 1), count, size)
 
     members = list(zip(configs, chosen, strict=True))
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])

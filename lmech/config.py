@@ -424,5 +424,10 @@ def _consistent(config: Config) -> None:
                 f"stop.{column}={threshold} needs the observable {column}, which is not recorded; "
                 "add its group to observables=[…]"
             )
+    if config["batch_repeats"] > 1 and config["batch_size"] is None:
+        raise ConfigError(
+            f"batch_repeats={config['batch_repeats']} is about minibatches, and with "
+            "batch_size=null there are none: set batch_size"
+        )
     if "learning_rate" not in config["optimizer"]:
         raise ConfigError("optimizer.learning_rate is missing: schedules act on it")

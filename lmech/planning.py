@@ -32,10 +32,15 @@ SCIENCE = (
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
     *("output_scale", "centred", "linearized", "clip_norm"),
 )
+# How minibatches are drawn, where there are any, with the values that were the only ones once.
+OF_MINIBATCHES = {"batch_repeats": 1, "replacement": False}
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
 # What of a config is an input of its program, so that members of one batch may differ in it: all of
 # these keys and sections, every float of `optimizer`, and these keys where they are not null.
-INPUTS = ("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale")
+INPUTS = (
+    *("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale"),
+    *OF_MINIBATCHES,
+)
 NULLABLE_INPUTS = ("label_noise", "data_fraction", "clip_norm")
 
 
@@ -131,14 +136,15 @@ def job_id(config: Config) -> str:
 def identity(config: Config) -> dict[str, Any]:
     """What a training's id hashes: of a snapshot that it starts from, the file's bytes."""
     science = {key: config[key] for key in SCIENCE}
+    if config["batch_size"] is not None:  # at their usual values these keys change no id
+        unusual = {key: config.get(key, usual) for key, usual in OF_MINIBATCHES.items()}
+        science |= {key: own for key, own in unusual.items() if own != OF_MINIBATCHES[key]}
     streams = stream_seeds(config["seed"], config["seeds"])
     science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
     rules = {column: t for column, t in config["stop"].items() if t is not None}
     # A rule that is not set changes no id; the first two have always been there.
     science["stop"] = {"train_loss": None, "train_accuracy": None, **rules}
     science["watched"] = {name: config["observables"][name] for name in rules}
-    # Nor does a way to draw minibatches that is the usual one, or of which there are none.
-    replaced = config.get("replacement") and config["batch_size"] is not None
     start = snapshots.starting_point(config)
     code = [pair for key in science for pair in sources(science[key], key)]
     load_data(config)
@@ -147,7 +153,6 @@ def identity(config: Config) -> dict[str, Any]:
         "science": science,
         "data": _data_checksum(_canonical(config["dataset"])),
         "sources": {target: source for target, source in code if source},
-        **({"replacement": True} if replaced else {}),
         **({} if start is None else {"starting weights": snapshots.checksum(start)}),
     }
 

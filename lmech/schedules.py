@@ -4,6 +4,7 @@ A schedule is ``(steps [S], horizon) → factors [S]``, evaluated on the host in
 program as an array, so warm-up, decay and horizon never recompile.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -43,6 +44,20 @@ def cosine(warmup: Warmup = 0, final: Fraction = 0.0) -> Schedule:
     def factors(steps: np.ndarray, horizon: int) -> np.ndarray:
         phase = np.pi * _progress(steps, warmup, horizon)
         return _warm(steps, warmup) * (final + (1 - final) * (1 + np.cos(phase)) / 2)
+
+    return factors
+
+
+def multistep(milestones: list[Fraction], warmup: Warmup = 0, factor: Fraction = 0.1) -> Schedule:
+    """1 (after the warm-up), then times ``factor`` at each milestone (He et al. 2016, §4.2).
+
+    A milestone is a fraction of the steps: 0.7 acts from step 70 of 100 on.
+    """
+
+    def factors(steps: np.ndarray, horizon: int) -> np.ndarray:
+        starts = [math.ceil(milestone * horizon - 1e-9) for milestone in milestones]
+        passed = (steps[:, None] >= np.asarray(starts)).sum(axis=1)
+        return _warm(steps, warmup) * float(factor) ** passed
 
     return factors
 

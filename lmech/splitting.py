@@ -24,8 +24,8 @@ def texts(job: Config, whole: Extent) -> dict[str, str]:
 def variants(group: Sequence[Job]) -> dict[str, Config]:
     """The first job's config with another value of one input key, for each of them.
 
-    A swept key has another of the sweep's own values. Keys of which no other value is known (texts,
-    lists) are left out.
+    A swept key has another of the sweep's own values. Keys of which no other value is known (texts)
+    are left out.
     """
     first = group[0]
     swept = {

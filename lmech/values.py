@@ -25,6 +25,7 @@ KEYS: dict[str, Any] = {
     "steps": Annotated[int, Interval(ge=1, lt=2**31)],
     "batch_size": Positive | None,
     "replacement": bool,
+    "batch_repeats": Positive,
     "microbatch": Positive | None,
     "clip_norm": Annotated[FiniteFloat, Gt(0)] | None,
     "output_scale": Annotated[FiniteFloat, Gt(0)],
@@ -139,7 +140,9 @@ def _halves(kind: Any) -> list[Any]:
 
 
 def _near(value: Any) -> list[Any]:
-    """Values of about that size and kind."""
+    """Values of about that size and kind; of a list, all its entries changed alike."""
+    if isinstance(value, list):
+        return [list(entries) for entries in zip(*map(_near, value), strict=False)]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):

@@ -24,6 +24,7 @@ from lmech.datasets.digits import digits
 from lmech.datasets.files import DataNotFound, File, Source, locate
 from lmech.datasets.gaussian import gaussian
 from lmech.datasets.mnist import fashion_mnist, mnist, read_idx
+from lmech.datasets.piecewise import piecewise_linear
 from lmech.datasets.transforms import moments, prepare
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -110,6 +111,32 @@ def test_chebyshev_has_one_output():
 def test_chebyshev_on_one_point_is_an_error():
     with pytest.raises(ValueError, match="train_size"):
         chebyshev(train_size=1)
+
+
+# piecewise_linear
+
+
+def test_a_piecewise_linear_target_has_its_slopes_and_kinks_and_is_0_at_0():
+    kinks, slopes = [-0.5, 0.25, 0.75], [1.0, -2.0, 0.5, 3.0]
+    data = piecewise_linear(kinks, slopes, train_size=9, test_size=2001)
+    x, y = data.test.x[:, 0], data.test.y[:, 0]
+    middle = (x[1:] + x[:-1]) / 2
+    np.testing.assert_allclose(
+        np.diff(y) / np.diff(x), np.asarray(slopes)[np.searchsorted(kinks, middle)], rtol=1e-9
+    )
+    assert y[1000] == 0
+    np.testing.assert_allclose(data.train.y[:, 0], np.interp(data.train.x[:, 0], x, y), atol=1e-12)
+
+
+def test_the_preset_is_a_clipped_line():
+    x, y, _ = piecewise_linear([-0.4, 0.4], [0.0, 2.0, 0.0]).train
+    np.testing.assert_allclose(y, 2 * np.clip(x, -0.4, 0.4), atol=1e-12)
+
+
+@pytest.mark.parametrize(("kinks", "slopes"), [([0.5, 0.1], [0, 1, 2]), ([0.5], [0.0, 1.0, 2.0])])
+def test_kinks_and_slopes_that_do_not_fit_are_an_error(kinks, slopes):
+    with pytest.raises(ValueError, match="one slope more"):
+        piecewise_linear(kinks, slopes)
 
 
 # idx files

@@ -173,6 +173,25 @@ def test_the_batch_stream_alone_decides_the_minibatches():
     assert end[0] != end[1]
 
 
+def test_a_minibatch_repeated_is_as_many_steps_on_it():
+    """Two members of one program: 12 steps, each minibatch once, or two of them six times."""
+    own = ("batch_size=8", "precision=float64")
+    repeated, end = train([job(*own, "batch_repeats=6"), job(*own)])
+    config = job(*own)
+    setup = building.build([config])
+    drawn = setup.batches(np.arange(2))[0]
+    losses = column(repeated, 0, "batch_loss")
+    once = column(repeated, 1, "batch_loss")
+    assert losses[0] == once[0]
+    falling = np.array([losses[t] for t in range(12)])
+    assert (np.diff(falling)[[0, 1, 2, 3, 4, 6, 7, 8, 9, 10]] < 0).all()
+    assert (weights(end, 0) != weights(end, 1)).any()
+    np.testing.assert_array_equal(
+        building.build([job(*own, "batch_repeats=6")]).batches(np.arange(12))[0],
+        drawn[np.arange(12) // 6],
+    )
+
+
 def test_a_schedule_is_data_and_recompiles_nothing():
     configs = [job("schedule=cosine"), job("schedule=wsd", "schedule.warmup=3"), job()]
     with compiling.counted() as compilations:

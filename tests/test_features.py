@@ -13,6 +13,7 @@ from problems import state as new_state
 
 from lmech.datasets import Examples
 from lmech.numerics import features as numerics
+from lmech.numerics import trees
 from lmech.observables import features
 from lmech.observables.collapse import neural_collapse
 from lmech.observables.gradients import (
@@ -145,6 +146,63 @@ def test_a_channel_with_one_position_that_varies_is_alive():
     np.testing.assert_allclose(values["activation"], 2 / 3)
 
 
+# Columns: units. Two are multiples of each other, one is 0, one is constant, two rise linearly.
+UNITS = np.array([[0.0, 0, 0, 1, 1, 2], [1, 2, 0, 1, 2, 3], [3, 6, 0, 1, 3, 4], [3, 6, 0, 1, 4, 5]])
+
+
+@pytest.mark.parametrize("microbatch", [None, 3])
+@pytest.mark.parametrize(
+    ("cosine", "centred", "expected"),
+    [
+        (0.9999, False, 4),  # multiples are one, and 0 is none
+        (0.99, False, 3),  # (1 2 3 4) and (2 3 4 5): 0.994
+        (0.9, False, 2),  # both and (0 1 3 3): 0.963, 0.937; the constant and that: 0.803
+        (0.8, False, 1),
+        (0.9999, True, 2),  # the constant is none, the lines are one, 0.947 off (0 1 3 3)
+        (0.9, True, 1),
+    ],
+)
+def test_units_that_are_nearly_multiples_of_another_are_one(cosine, centred, expected, microbatch):
+    here = with_activations(state("precision=float64", *RELU), lambda _, x: {"activation": x})
+    train = here.data.train._replace(x=jnp.asarray(UNITS), y=jnp.zeros((4, 1)))
+    here = here._replace(data=here.data._replace(train=train))
+    observable = features.distinct_units(cosine=cosine, centred=centred, microbatch=microbatch)
+    assert measured(observable, here) == {"": expected, "activation": expected}
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_distinct_units_are_those_of_a_loop_over_pairs_of_features(centred):
+    here = state("precision=float64", *RELU)
+    layers = here.problem.activations(here.params, here.data.train.x)
+    found = measured(features.distinct_units(cosine=0.7, centred=centred), here)
+    for layer in ("activation_1", "activation_2"):
+        kept = []
+        for f in np.asarray(trees.named_leaves(layers)[layer]).T:
+            own = f - f.mean() if centred else f
+            own = own / max(np.linalg.norm(own), 1e-300)
+            if own.any() and all(own @ other < 0.7 for other in kept):
+                kept.append(own)
+        assert found[layer] == len(kept)
+    assert found[""] == found["activation_1"] + found["activation_2"]
+
+
+def test_the_channels_of_a_convolution_are_compared_over_all_positions():
+    here = with_activations(
+        state(*RELU),
+        lambda _, x: {"activation": jnp.stack([x, x.at[:, 0].add(9)], axis=-1)[:, None]},
+    )
+    assert measured(features.distinct_units(), here)["activation"] == 2
+
+
+def test_a_unit_is_distinct_by_the_examples_that_count():
+    here = with_activations(state(*RELU), lambda _, x: {"activation": x})
+    x = jnp.asarray([[1.0, 1.0], [5.0, 0.0], [1.0, 1.0]])
+    for weight, expected in ((np.array([1, 0, 1]), 1), (np.array([1, 1, 1]), 2)):
+        train = here.data.train._replace(x=x, y=jnp.zeros((3, 1)), weight=jnp.asarray(weight))
+        one = here._replace(data=here.data._replace(train=train))
+        assert measured(features.distinct_units(), one)[""] == expected
+
+
 def test_dead_units_of_a_model_without_activation_layers_names_the_layers_that_it_has():
     with pytest.raises(ValueError, match=r"starts with 'activation'.*model's are readout: leave"):
         measured(features.dead_units(), state("model.depth=0"))
@@ -245,6 +303,7 @@ def test_microbatches_in_a_row_are_the_whole(size):
 SPLIT = {
     "activations": features.activations,
     "dead_units": features.dead_units,
+    "distinct_units": features.distinct_units,
     "logits": features.logits,
     "effective_rank": features.effective_rank,
     "gradient_noise": gradient_noise,
@@ -253,7 +312,14 @@ SPLIT = {
     "neural_collapse": neural_collapse,
 }
 # Interacting examples refuse to be taken alone.
-TOGETHER = ("activations", "dead_units", "logits", "effective_rank", "neural_collapse")
+TOGETHER = (
+    "activations",
+    "dead_units",
+    "distinct_units",
+    "logits",
+    "effective_rank",
+    "neural_collapse",
+)
 
 
 def same(found, expected, **tolerance):

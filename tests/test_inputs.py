@@ -94,6 +94,8 @@ ONCE = {
     "gradient": ("gradients.gradient_norm", {}),
     "activations": ("features.activations", {"microbatch": 7}),
     "dead": ("features.dead_units", {"microbatch": 7}),
+    "distinct": ("features.distinct_units", {"microbatch": 7}),
+    "distinct_centred": ("features.distinct_units", {"cosine": 0.5, "centred": True}),
     "logits": ("features.logits", {}),
     "rank": ("features.effective_rank", {}),
     "collapse": ("collapse.neural_collapse", {}),

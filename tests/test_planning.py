@@ -60,6 +60,14 @@ def test_what_can_change_the_training_changes_the_id(other):
     assert ids(other) != ids()
 
 
+def test_minibatches_in_a_row_are_of_the_id_and_an_input():
+    fed = [*FAST, "batch_size=2"]
+    once, twice = planning.expand(fed, {"batch_repeats": [1, 2]})
+    assert once.id != twice.id
+    assert planning.program_key(once.config) == planning.program_key(twice.config)
+    assert "batch_repeats" not in planning.identity(once.config)["science"]
+
+
 def test_an_observables_cadence_changes_its_own_identity_alone():
     (a,) = planning.expand(FAST, {})
     (b,) = planning.expand([*FAST, "observables.test_loss.every=7"], {})

@@ -49,6 +49,14 @@ def test_the_remainder_of_an_epoch_does_not_shift_the_next():
     np.testing.assert_array_equal(rows[3:], order[:9].reshape(3, 3))
 
 
+@settings(deadline=None)
+@given(seed=SEED, n=st.integers(1, 20), repeats=st.integers(1, 9), start=st.integers(0, 60))
+def test_repeated_minibatches_are_those_that_there_are_each_several_times(seed, n, repeats, start):
+    steps = np.arange(start, start + 30)
+    once = minibatches(seed, np.arange(start + 30), n, 1)
+    np.testing.assert_array_equal(minibatches(seed, steps, n, 1, repeats), once[steps // repeats])
+
+
 def test_epochs_and_seeds_are_shuffled_differently():
     orders = [minibatches(seed, np.arange(2), 50, 50) for seed in (0, 1)]
     distinct = {tuple(row) for order in orders for row in order}
@@ -123,16 +131,35 @@ def test_wsd_without_decay_is_constant():
     np.testing.assert_allclose(schedules.wsd(decay=0.0)(np.arange(50), 50), 1)
 
 
+def test_multistep_drops_at_its_milestones():
+    steps = np.array([0, 1, 49, 50, 74, 75, 99])
+    factors = schedules.multistep([0.5, 0.75], warmup=2)(steps, 100)
+    np.testing.assert_allclose(factors, [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    np.testing.assert_allclose(schedules.multistep([0.5], factor=1.0)(steps, 100), 1)
+
+
+@pytest.mark.parametrize(
+    ("milestone", "horizon", "first"), [(0.7, 10, 7), (0.7, 15, 11), (1, 9, 9)]
+)
+def test_a_milestone_is_the_first_step_of_its_stage(milestone, horizon, first):
+    factors = schedules.multistep([milestone], factor=0.5)(np.arange(horizon + 1), horizon)
+    assert np.flatnonzero(factors < 1)[0] == first
+
+
 @settings(deadline=None)
 @given(
-    name=st.sampled_from(["constant", "linear", "cosine", "wsd"]),
+    name=st.sampled_from(["constant", "linear", "cosine", "wsd", "multistep"]),
     warmup=st.integers(0, 60),
     final=st.floats(0, 1),
     decay=st.floats(0, 1),
     horizon=st.integers(1, 50),
 )
 def test_factors_lie_between_0_and_1(name, warmup, final, decay, horizon):
-    own = {"constant": {}, "wsd": {"decay": decay, "final": final}}.get(name, {"final": final})
+    own = {
+        "constant": {},
+        "wsd": {"decay": decay, "final": final},
+        "multistep": {"milestones": [decay], "factor": final},
+    }.get(name, {"final": final})
     factors = getattr(schedules, name)(warmup=warmup, **own)(np.arange(horizon + 1), horizon)
     assert factors.shape == (horizon + 1,)
     assert (factors >= 0).all()

@@ -47,6 +47,28 @@ def effective_rank(spectrum: jax.Array) -> jax.Array:
     return jnp.exp(jax.scipy.special.entr(positive / positive.sum()).sum())
 
 
+def distinct(products: jax.Array, cosine: float, centred: bool) -> jax.Array:
+    """How many of the features f_1 … f_D are no copies, from AᵀA of A = (f_1, …, f_D, 1).
+
+    In their order, one counts if it is not 0 and has a cosine below ``cosine`` with all that
+    counted before; ``centred``: without their means (√variance ≤ 10⁻³ √power is then 0).
+    """
+    gram, sums, entries = products[:-1, :-1], products[:-1, -1], products[-1, -1]
+    power = jnp.diagonal(gram)
+    if centred:
+        gram = gram - jnp.outer(sums, sums) / entries
+    own = jnp.diagonal(gram)
+    there = (own > 1e-6 * power) if centred else (own > 0)
+    norms = jnp.sqrt(jnp.where(there, own, 1))
+    alike = gram / jnp.outer(norms, norms) >= cosine
+
+    def counts(kept: jax.Array, unit: jax.Array) -> tuple[jax.Array, None]:
+        return kept.at[unit].set(there[unit] & ~(kept & alike[unit]).any()), None
+
+    kept, _ = lax.scan(counts, jnp.zeros_like(there), jnp.arange(len(own), dtype=jnp.int32))
+    return kept.sum(dtype=gram.dtype)
+
+
 def neural_collapse(
     features: jax.Array,
     labels: jax.Array,

@@ -1,10 +1,11 @@
 """Features: what the layers put out on a fixed probe set, a part of the training set."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from jax import lax
 from jax.scipy.special import entr
 
@@ -133,6 +134,23 @@ def layer_updates(examples: Count | None = None, microbatch: Count | None = None
     return Observable(init, measure)
 
 
+def activation_layers(name: str, state: State, x: jax.Array) -> dict[str, jax.Array]:
+    """Of ``by_layer``, the layers whose name starts with "activation".
+
+    Raises ValueError, in the ``name`` of an observable, for a model that has none.
+    """
+    layers = by_layer(state, x)
+    chosen = {
+        path: h for path, h in layers.items() if path.rpartition("/")[2].startswith("activation")
+    }
+    if not chosen:
+        raise ValueError(
+            f"{name} looks at the layers whose name starts with 'activation', and this "
+            f"model's are {', '.join(layers)}: leave {name} out of the observables"
+        )
+    return chosen
+
+
 def dead_units(examples: Count | None = None, microbatch: Count | None = None) -> Observable:
     """Fraction of the units whose activation is the same for every example of the probe set.
 
@@ -146,19 +164,12 @@ def dead_units(examples: Count | None = None, microbatch: Count | None = None) -
     """
 
     def extremes(state: State, batch: Examples) -> dict[str, tuple[jax.Array, jax.Array]]:
-        layers = by_layer(state, batch.x)
-        chosen = [name for name in layers if name.rpartition("/")[2].startswith("activation")]
-        if not chosen:
-            raise ValueError(
-                "dead_units looks at the layers whose name starts with 'activation', and this "
-                f"model's are {', '.join(layers)}: leave dead_units out of the observables"
-            )
         return {
-            name.replace("/", "_"): (
-                masked(batch, layers[name], jnp.inf).min(axis=0, keepdims=True),
-                masked(batch, layers[name], -jnp.inf).max(axis=0, keepdims=True),
+            layer.replace("/", "_"): (
+                masked(batch, h, jnp.inf).min(axis=0, keepdims=True),
+                masked(batch, h, -jnp.inf).max(axis=0, keepdims=True),
             )
-            for name in chosen
+            for layer, h in activation_layers("dead_units", state, batch.x).items()
         }
 
     def measure(state: State) -> Values:
@@ -171,6 +182,47 @@ def dead_units(examples: Count | None = None, microbatch: Count | None = None) -
         dtype = next(iter(found.values()))[0].dtype
         fractions = {name: units.mean(dtype=dtype) for name, units in dead.items()}
         return {"": jnp.concatenate(list(dead.values())).mean(dtype=dtype), **fractions}
+
+    return memoryless(measure)
+
+
+def distinct_units(
+    cosine: Annotated[float, Interval(gt=0, le=1)] = 0.98,
+    centred: bool = False,
+    examples: Count | None = None,
+    microbatch: Count | None = None,
+) -> Observable:
+    """How many units of the activation layers are not (nearly) copies of another.
+
+    A unit's feature is its activation over the probe set, of a convolution over all positions. In
+    the units' order, one counts if its feature is not 0 and its cosine with each of those that
+    counted before it is below ``cosine``. ``centred``: of features less their means, which is
+    Pearson's correlation; a feature whose standard deviation is under a thousandth of its root mean
+    square then counts as constant, so not at all, and all that rise linearly over the probe set are
+    one (after Andriushchenko et al. 2023, whose feature sparsity merges units that correlate by
+    0.95 or more).
+
+    Columns: the number in all layers, and ``<layer>``. Raises ValueError for a model that has no
+    activation layer.
+    """
+
+    def products(state: State, batch: Examples) -> dict[str, jax.Array]:
+        """AᵀA [units + 1, units + 1] of A = (features, 1)."""
+        layers = activation_layers("distinct_units", state, batch.x)
+
+        def product(h: jax.Array) -> jax.Array:
+            one = jnp.ones((*h.shape[:-1], 1), h.dtype)
+            rows = masked(batch, jnp.concatenate([h, one], axis=-1)).reshape(-1, h.shape[-1] + 1)
+            return rows.T @ rows
+
+        return {layer.replace("/", "_"): product(h) for layer, h in layers.items()}
+
+    def measure(state: State) -> Values:
+        chosen = probes(state, examples)._replace(y=None)
+        size = microbatch or state.microbatch
+        total = trees.accumulate(lambda batch: products(state, batch), chosen, size)
+        found = {layer: features.distinct(m, cosine, centred) for layer, m in total.items()}
+        return {"": jnp.stack(list(found.values())).sum(), **found}
 
     return memoryless(measure)
 
