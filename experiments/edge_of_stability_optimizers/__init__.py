@@ -1,5 +1,6 @@
 """Every optimizer sharpens until its own threshold of stability (Cohen et al. 2021, 2022)."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,8 +38,13 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _measure(run: Run) -> dict[str, Any]:
-    r, loss, steps = run.column("effective_sharpness"), run.column("batch_loss"), run.config["steps"]
-    complete = run.result["status"] == "done" and r.index[-1] == steps
+    r, loss, steps = (
+        run.column("effective_sharpness"),
+        run.column("batch_loss"),
+        run.config["steps"],
+    )
+    # Not by its status: an orbit whose last loss is above its first counts there as diverged.
+    complete = run.result["nonfinite_at"] is None and r.index[-1] == steps
     at = crossing(r)
     fitted = min(loss.index[loss <= FITTED * loss.iloc[0]], default=steps)
     own = run.column("effective_sharpness_eigenvalue")
@@ -119,7 +125,7 @@ CONVEX: dict[str, Chosen] = {
 }
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.55"  # told apart by colour-blind readers too
 LOSSES = {"mse": (BLUE, "squared loss"), "cross_entropy": (ORANGE, "cross-entropy")}
-TOP = 1.7
+TOP = 2.2
 
 
 def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
@@ -137,7 +143,9 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
         _nets(axis, own)
         axis.set_title(title, fontsize=9)
     for axis, (title, chosen) in zip(axes[3], CONVEX.items(), strict=True):
-        _convex(axis, [(row, run) for row, run in plain if row["model"] == "linear" and chosen(row)])
+        _convex(
+            axis, [(row, run) for row, run in plain if row["model"] == "linear" and chosen(row)]
+        )
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.axhline(1, color="0.2", lw=1, ls=(0, (4, 3)))
@@ -156,30 +164,37 @@ Rows = Sequence[tuple[dict[str, Any], Run]]
 
 
 def _nets(axis: Axes, own: Rows) -> None:
-    """A colour a loss, a shade a rate (the smallest, if it never crosses, is a control: grey)."""
+    """A colour a loss, a style a rate; grey: a rate at which λ₁ never gets there."""
     for loss, (color, name) in LOSSES.items():
-        of = [(row, run) for row, run in own if row["loss"] == loss]
-        for number, rate in enumerate(sorted({row["rate"] for row, _ in of})):
-            group = [(row, run) for row, run in of if row["rate"] == rate]
+        groups = grouped([(row, run) for row, run in own if row["loss"] == loss], "rate")
+        styles = itertools.cycle(("-", ":", "-."))
+        for rate, group in groups.items():
             never = all(np.isinf(crossing(run.column("effective_sharpness"))) for _, run in group)
-            _lines(axis, group, GREY if never else color, f"{name}, η = {rate:g}", "-" if number < 1 or never else ":")
-    axis.legend(fontsize=6, loc="lower right")
+            look = (GREY, "-") if never else (color, next(styles))
+            _lines(axis, group, f"{name}, η = {rate:g}", *look)
+    axis.legend(fontsize=6, loc="upper right")
 
 
 def _convex(axis: Axes, own: Rows) -> None:
-    keys = sorted({(row["noise"], row["rate"]) for row, _ in own})
-    logistic = own[0][0]["loss"] == "cross_entropy"
-    for color, (noise, rate) in zip(colors(len(keys)), keys, strict=True):
-        kind = ("not separable, " if noise else "separable, ") if logistic else ""
-        group = [(row, run) for row, run in own if (row["noise"], row["rate"]) == (noise, rate)]
-        _lines(axis, group, color, f"{kind}η = {rate:g}", "-")
-    axis.legend(fontsize=6, loc="lower right")
+    """A line a share of wrong labels; least squares have one."""
+    groups = grouped(own, "noise")
+    for color, (noise, group) in zip(colors(len(groups)), groups.items(), strict=True):
+        logistic = group[0][0]["loss"] == "cross_entropy"
+        kind = ("not separable, " if noise else "separable, ") if logistic else "H constant, "
+        _lines(axis, group, f"{kind}η = {group[0][0]['rate']:g}", color, "-")
+    loc = "upper right" if len(groups) == 1 else (0.45, 0.14)
+    axis.legend(fontsize=6, loc=loc)
 
 
-def _lines(axis: Axes, group: Rows, color: Any, label: str, style: str) -> None:
+def grouped(rows: Rows, key: str) -> dict[float, Rows]:
+    """By the value of a label, in order."""
+    values = sorted({row[key] for row, _ in rows})
+    return {value: [(row, run) for row, run in rows if row[key] == value] for value in values}
+
+
+def _lines(axis: Axes, group: Rows, label: str, color: Any, style: str) -> None:
     """The first seed thick, the others thin."""
     for number, (_, run) in enumerate(group):
         r = run.column("effective_sharpness")
-        first = number == 0
-        look = {"lw": 1.2, "label": label} if first else {"lw": 0.5, "alpha": 0.5}
+        look = {"lw": 1.2, "label": label} if number == 0 else {"lw": 0.5, "alpha": 0.5}
         axis.plot(r.index, r, style, color=color, **look)

@@ -31,7 +31,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     by_seed = [
         {"row": "seed", "seed": seed, "rate": rate, "momentum": 0.0, **_ordered(own)}
         for (seed, rate), own in plain.groupby(["seed", "rate"])
-        if len(own) == plain["batch_size"].nunique()
+        if len(own) == plain["batch_size"].nunique() > 2
     ]
     return pd.concat([frame, pd.DataFrame(by_seed)], ignore_index=True)
 
@@ -99,7 +99,7 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     for axis in (left, middle):
         axis.set_xscale("log")
         axis.set_xlabel("step", fontsize=8)
-    left.legend(fontsize=7, title="batch size", title_fontsize=7, loc="upper left")
+    left.legend(fontsize=7, title="batch size", title_fontsize=7, loc="center left")
     for axis in (left, middle, right):
         axis.axhline(1, color="0.2", lw=1, ls=(0, (4, 3)))
         axis.set_ylim(0, 1.45)
