@@ -14,6 +14,7 @@ import pooch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from sklearn.datasets import load_digits
 
 from lmech import datasets
@@ -512,6 +513,27 @@ def test_a_teachers_labels_are_a_function_of_the_inputs_and_random_ones_are_even
     shares = np.bincount(drawn.y, minlength=10) / 20_000
     assert np.abs(shares - 0.1).max() < 5 * (0.09 / 20_000) ** 0.5
     assert set(taught.y) == set(range(10))
+
+
+def separable(x, y, classes):
+    """Whether some W has (W_y − W_c)·x ≥ 1 for every example and every other class c."""
+    rows = [
+        np.kron(np.eye(classes)[y[i]] - np.eye(classes)[c], x[i])
+        for i in range(len(x))
+        for c in range(classes)
+        if c != y[i]
+    ]
+    A = -np.asarray(rows)
+    return linprog(np.zeros(A.shape[1]), A, -np.ones(len(A)), bounds=(None, None)).status == 0
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("linear", True), ("random", False)])
+def test_only_a_linear_maps_labels_are_linearly_separable(labels, expected):
+    data = gaussian(120, 1, dimension=6, classes=3, decay=1.5, labels=labels)
+    assert set(data.train.y) == {0, 1, 2}
+    assert separable(data.train.x, data.train.y, 3) == expected
+    taught = gaussian(120, 1, dimension=6, classes=3, decay=1.5)
+    np.testing.assert_array_equal(data.train.x, taught.train.x)
 
 
 @pytest.mark.parametrize(("standardize", "low"), [("none", 0.0), ("symmetric", -1.0)])
