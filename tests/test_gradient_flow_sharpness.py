@@ -39,13 +39,14 @@ def test_the_closed_forms_are_where_gradient_flow_ends(overrides):
     assert exact[""] != pytest.approx(float(exact["plain"]), rel=1e-2)
 
 
-def test_scalar_starts_have_the_sharpness_that_is_asked_for():
-    for seed in (1, 2):
-        at = state("model.depth=6", "model.ratio=3.0", f"seed={seed}")
-        assert measured(parts.solution_sharpness(), at)[""] == pytest.approx(18, rel=1e-12)
-        weights = np.asarray(at.params["weights"])
-        assert 0.8 <= weights.prod() <= 1.2
-        assert (weights > 0).all()
+@pytest.mark.parametrize(("depth", "seed"), [(6, 1), (2, 7)])  # 2, 7: two weights drawn as equal
+def test_scalar_starts_have_the_sharpness_that_is_asked_for(depth, seed):
+    at = state(f"model.depth={depth}", "model.ratio=3.0", f"seed={seed}")
+    phi = measured(parts.solution_sharpness(), at)[""]
+    assert phi == pytest.approx(3 * depth, rel=1e-12)
+    weights = np.asarray(at.params["weights"])
+    assert 0.8 <= weights.prod() <= 1.2
+    assert (weights > 0).all()
 
 
 def test_the_flow_keeps_the_differences_of_the_squares():

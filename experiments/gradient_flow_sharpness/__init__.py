@@ -85,7 +85,7 @@ def _group(key: tuple[Any, ...], own: pd.DataFrame) -> dict[str, Any]:
 
 def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """ηφ and ηλ₁ against step of two kinds of nets; where the scalar nets' ηφ ends."""
-    fig = Figure(figsize=(10, 3.4), layout="constrained", dpi=150)
+    fig = Figure(figsize=(10, 3.4), layout="constrained", dpi=130)
     scalar, diagonal, ends = fig.subplots(1, 3)
     _paths(scalar, runs, "scalar", 4, "product of 4 weights")
     _paths(diagonal, runs, "diagonal", 0, "squared regression, 5 points")
@@ -95,8 +95,8 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     for number, (depth, color) in enumerate(zip(depths, colors(len(depths)), strict=True)):
         own = rows[rows["depth"] == depth]
         shifted = own["start"] + 0.012 * (number - 1.5)
-        ends.plot(shifted, own["final"], ".", ms=3.5, color=color, label=f"{depth} weights")
-    ends.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)))
+        ends.plot(shifted, own["final"], ".", ms=3.5, color=color, label=f"{depth:g} weights")
+    ends.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label=r"$2/\eta$")
     ends.set(xlabel=r"$\eta\varphi$ at the start", ylabel=r"$\eta\varphi$ at the minimum found")
     ends.set_title("runs that converged, all seeds", fontsize=9)
     ends.legend(fontsize=7, loc="lower left")
@@ -119,7 +119,7 @@ def _paths(axis: Axes, runs: Sequence[Run], kind: str, depth: int, title: str) -
         label = names if number == 0 else (None, None)
         axis.plot(phi.index, phi, "-", lw=2, color=color, label=label[0])
         axis.plot(plain.index, plain, "-", lw=0.6, alpha=0.8, color=color, label=label[1])
-    axis.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)))
+    axis.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label=r"$2/\eta$")
     axis.set(xlabel="step", ylabel=r"sharpness times $\eta$")
     axis.set_title(f"{title}, seed {min(seeds, default='-')}", fontsize=9)
     axis.legend(fontsize=7)

@@ -60,6 +60,7 @@ class Scalar(nn.Module):
         direction, place = jax.random.split(key)
         u = jax.random.normal(direction, shape, dtype)
         u -= u.mean()  # Π exp(a·u_i) = 1 for every a
+        u /= jnp.abs(u).max()  # however near to each other they were drawn
         wanted = jnp.asarray(np.log(self.ratio * self.depth), dtype)
         a = bisected(lambda a: jax.nn.logsumexp(-2 * a * u) - wanted, 0.0, 100.0, dtype)
         squares = jnp.exp(2 * a * u)
