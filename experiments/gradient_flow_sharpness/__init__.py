@@ -96,7 +96,7 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
         own = rows[rows["depth"] == depth]
         shifted = own["start"] + 0.012 * (number - 1.5)
         ends.plot(shifted, own["final"], ".", ms=3.5, color=color, label=f"{depth:g} weights")
-    ends.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label=r"$2/\eta$")
+    ends.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label="stable up to 2")
     ends.set(xlabel=r"$\eta\varphi$ at the start", ylabel=r"$\eta\varphi$ at the minimum found")
     ends.set_title("runs that converged, all seeds", fontsize=9)
     ends.legend(fontsize=7, loc="lower left")
@@ -119,7 +119,7 @@ def _paths(axis: Axes, runs: Sequence[Run], kind: str, depth: int, title: str) -
         label = names if number == 0 else (None, None)
         axis.plot(phi.index, phi, "-", lw=2, color=color, label=label[0])
         axis.plot(plain.index, plain, "-", lw=0.6, alpha=0.8, color=color, label=label[1])
-    axis.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label=r"$2/\eta$")
+    axis.axhline(2, color="0.3", lw=1, ls=(0, (4, 3)), label="stable up to 2")
     axis.set(xlabel="step", ylabel=r"sharpness times $\eta$")
     axis.set_title(f"{title}, seed {min(seeds, default='-')}", fontsize=9)
     axis.legend(fontsize=7)
