@@ -180,7 +180,7 @@ def _ratios(axis: Axes, rows: pd.DataFrame, kinds: dict[str, tuple[str, Any]]) -
         done, lost = own[own["diverged"] == 0], own[own["diverged"] == 1]
         axis.plot(done["c"], done["ratio"], ".", ms=3, color=color, label=label)
         axis.plot(lost["c"], [1.2 + 0.05 * number] * len(lost), "x", ms=3.5, color=color)
-    axis.plot([], [], "kx", ms=3.5, label="diverged")
+    axis.plot([], [], "kx", ms=3.5, label=r"diverged: no $\lambda_{end}$")
     c = np.linspace(2, 6, 50)
     axis.plot(c, 2 / c, "--", lw=1, color="0.3", label=r"$\eta\lambda_{end} = 2$")
     axis.set_ylim(0, 2.1)
