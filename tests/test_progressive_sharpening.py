@@ -75,6 +75,7 @@ def test_runs_are_sorted_by_what_they_did():
     assert (slow["peak"], slow["final"], slow["deviation"]) == (2.5, 1.5, 1.5)
     assert (slow["crossed"], slow["converged"], slow["slow"], slow["deficit"]) == (1, 1, 1, 1)
     assert (random["model"], random["first"], random["growth"]) == ("random", 2, 1.5)
+    assert (lost["peak"], lost["converged"]) == (np.inf, 0)
     assert np.isnan(lost["final"])
     assert (group["epsilon"], group["final"], group["runs"]) == (0.5, 1.5, 1)
     assert (trend["epsilon"], trend["trend"]) == (0, 1)

@@ -43,7 +43,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     start, at most, and at the end; ``growth``, the last over the first; ``crossed``, 1 if the peak
     is 2 or more, ``converged``, 1 if the loss came to the threshold at which a run stops. Of a
     pair: ``deviation``, the largest difference of ηλ from the map of the run's own start; ``slow``,
-    1 if it took more than 3/ε steps; ``deficit`` (2 − ``final``)/ε. Without numbers if it diverged.
+    1 if it took more than 3/ε steps; ``deficit`` (2 − ``final``)/ε. Of a run that diverged
+    the peak is infinite, and there are no other numbers.
 
     ``group``: the pairs of an ``epsilon`` that crossed, converged, and were slow: medians of
     ``final`` and ``deficit``, and ``runs``, how many there are. One with epsilon 0 has
@@ -65,7 +66,7 @@ def _measure(run: Run) -> dict[str, Any]:
         "rate": rate,
     }
     if run.result["status"] == "diverged":
-        return {**labels, "crossed": np.nan, "converged": 0.0}
+        return {**labels, "peak": np.inf, "crossed": 1.0, "converged": 0.0}
     edge = kernel(run)
     loss = run.column("train_loss")
     own = {
