@@ -150,7 +150,8 @@ def _edge(axis: Axes) -> None:
 
 def _pairs(axis: Axes, rows: pd.DataFrame, runs: dict[str, Run]) -> None:
     """Four runs that crossed the edge, of different lengths, and the map's (dotted)."""
-    good = rows[(rows["crossed"] == 1) & (rows["slow"] == 1) & (rows["peak"] < 3)]
+    good = rows[(rows["crossed"] == 1) & (rows["slow"] == 1) & (rows["converged"] == 1)]
+    good = good[good["peak"] < 3]
     shown = good.sort_values("first").index[:: max(1, len(good) // 4)][:4]
     for job, color in zip(shown, colors(len(shown)), strict=True):
         edge = kernel(runs[job])
@@ -159,7 +160,7 @@ def _pairs(axis: Axes, rows: pd.DataFrame, runs: dict[str, Run]) -> None:
     axis.plot([], [], "-", color="0.5", label="run")
     axis.plot([], [], "k:", label="map")
     _edge(axis)
-    axis.set(xlim=(0.8, 2000), xscale="log", ylim=(0, 3))
+    axis.set(xlim=(0.8, 500), xscale="log", ylim=(0, 3))
     axis.set_title(r"one example, two weights, $\epsilon = 0.05$", fontsize=9)
     axis.legend(fontsize=7)
 
@@ -181,18 +182,19 @@ def _ends(axis: Axes, measurements: pd.DataFrame) -> None:
 
 
 def _random(axis: Axes, rows: pd.DataFrame, runs: dict[str, Run]) -> None:
-    """One seed's runs; the linear model at its largest rate dotted."""
-    own = rows[(rows["seed"] == rows["seed"].min()) & (rows["converged"] + rows["curvature"] > 0)]
-    curved = own[(own["curvature"] > 0) & own["final"].notna()].sort_values("rate")
-    linear = own[own["curvature"] == 0].sort_values("rate").tail(1)
-    for (job, row), color in zip(curved.iterrows(), colors(len(curved)), strict=True):
-        edge = kernel(runs[str(job)])
-        axis.plot(edge.index + 1, edge, "-", lw=1.2, color=color, label=f"{row['rate']:g}")
-    for job, row in linear.iterrows():
-        edge = kernel(runs[str(job)])
-        axis.plot(edge.index + 1, edge, "k:", lw=1.2, label=f"{row['rate']:g}, Q = 0")
+    """All seeds, a colour a learning rate; the linear model at its largest rate dotted."""
+    curved = rows[(rows["curvature"] > 0) & rows["final"].notna()]
+    rates = sorted(curved["rate"].unique())
+    for rate, color in zip(rates, colors(len(rates)), strict=True):
+        for number, job in enumerate(curved.index[curved["rate"] == rate]):
+            edge, label = kernel(runs[job]), f"{rate:g}" if number == 0 else None
+            axis.plot(edge.index + 1, edge, "-", lw=0.8, color=color, label=label)
+    linear = rows[(rows["curvature"] == 0) & (rows["rate"] == max(rates))]
+    for number, job in enumerate(linear.index):
+        edge, label = kernel(runs[job]), f"{max(rates):g}, Q = 0" if number == 0 else None
+        axis.plot(edge.index + 1, edge, "k:", lw=1.2, label=label)
     _edge(axis)
-    axis.set(xscale="log", xlim=(1, 2000), ylim=(0, 4.2))
+    axis.set(xscale="log", xlim=(1, 2000), ylim=(0, 3.5))
     axis.set_xlabel("step + 1")
-    axis.set_title(f"20 examples, 64 weights, seed {rows['seed'].min()}", fontsize=9)
+    axis.set_title("20 examples, 64 weights, all seeds", fontsize=9)
     axis.legend(title="learning rate", fontsize=6.5, title_fontsize=7, ncols=3, loc="upper left")
