@@ -26,6 +26,6 @@ def _point(train_size: int) -> Data:
 
 
 def _digits(train_size: int) -> Data:
-    data = digits(train_size)
-    splits = (Examples(x / np.sqrt(x.shape[1]), y) for x, y, _ in (data.train, data.test))
-    return Data(*splits)
+    splits = digits(train_size).splits
+    scaled = {name: Examples(x / np.sqrt(x.shape[1]), y) for name, (x, y, _) in splits.items()}
+    return Data(scaled["train"], scaled["test"])
