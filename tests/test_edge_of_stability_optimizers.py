@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 FLOAT64 = ("steps=40", "precision=float64")
 
+
 def trained(*overrides):
     """The weights after 40 steps."""
     _, end = train([job(*FLOAT64, *overrides)])

@@ -15,6 +15,7 @@ SMOOTHING = 25  # steps: σ of the Gaussian mean that stands for the average in 
 BAND = 0.05
 HOLD = 2 * SMOOTHING
 NEAR = 0.95
+NAMES = {"sgd": "GD", "rmsprop": "RMSProp", "scalar_rmsprop": "scalar RMSProp"}
 
 
 def smooth(values: pd.Series, steps: np.ndarray) -> np.ndarray:
@@ -41,7 +42,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, errors relative to the run's smoothed curve and averaged over steps.
 
     ``error``, ``flow_error``: of the central flow's predicted mean loss, and of gradient flow's
-    loss, from the first crossing of the edge on; ``squared_gradient_error`` as the first, of |∇L|².
+    loss (of gradient descent alone), from the first crossing of the edge on, both where the mean
+    in time has all of its window (2σ); ``squared_gradient_error`` as the first, of |∇L|².
     ``error_locked``, ``flow_error_locked``: from when the sharpness at midpoints stays within 5 %
     of the edge (NaN if it never does). ``worst``: largest single error from the crossing on.
     ``highest``: largest eigenvalue of P⁻¹H along the flow, over 2. ``crossing``, ``lock``: steps.
@@ -61,7 +63,10 @@ def _measure(run: Run) -> dict[str, Any]:
     measured, squared = smooth(loss, steps), smooth(run.column("gradient_norm") ** 2, steps)
     predicted = smooth(run.column("central_flow_mean_loss"), steps)
     wanted = smooth(run.column("central_flow_mean_squared_gradient"), steps)
-    flow = smooth(run.column("gradient_flow_loss"), steps)
+    descent = run.config["optimizer"]["_target_"] == "optax.sgd"  # others follow no ẇ = −∇L
+    flow = (
+        smooth(run.column("gradient_flow_loss"), steps) if descent else np.full(len(steps), np.nan)
+    )
     sharpness = run.column("effective_sharpness")
     crossing = min(sharpness.index[sharpness >= 1], default=np.inf)
     lock = locked(run.column("midpoint_sharpness"))
@@ -70,7 +75,8 @@ def _measure(run: Run) -> dict[str, Any]:
     begun = run.column("central_flow").index[0]
 
     def error(prediction: np.ndarray, truth: np.ndarray, start: float) -> np.ndarray:
-        return np.abs(prediction / truth - 1)[steps >= max(start, begun)]
+        first = max(start, begun + HOLD)
+        return np.abs(prediction / truth - 1)[(steps >= first) & (steps <= steps[-1] - HOLD)]
 
     def mean(errors: np.ndarray) -> float:
         return float(errors.mean()) if len(errors) else np.nan
@@ -91,8 +97,8 @@ def _measure(run: Run) -> dict[str, Any]:
 
 def arm(run: Run) -> str:
     """What the run is trained by, and on which labels."""
-    optimizer = run.config["optimizer"]["_target_"].rpartition(".")[2]
-    return f"{optimizer}, {run.config['dataset']['labels']} labels"
+    name = run.config["optimizer"]["_target_"].rpartition(".")[2]
+    return f"{NAMES[name]}, {run.config['dataset']['labels']} labels"
 
 
 def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
@@ -128,15 +134,18 @@ def _draw(axes: Any, run: Run) -> None:
     ):
         steps = values.index.to_numpy()
         axis.plot(steps, values, color=run_color, lw=0.7, label="run")
-        axis.plot(steps, smooth(values, steps), color="0.3", lw=2, label="run, average in time")
+        whole = (steps >= HOLD) & (steps <= steps[-1] - HOLD)
+        mean = smooth(values, steps)[whole]
+        axis.plot(steps[whole], mean, color="0.3", lw=2, label="run: average in time")
         axis.plot(
             predicted.index, predicted, "--", color=central, lw=1.4, label="central flow: average"
         )
         log_scale(axis)
     along = run.column("central_flow_loss")
     axes[0].plot(along.index, along, ":", color=central, lw=1.2, label="central flow: at its point")
-    gradient_flow = run.column("gradient_flow_loss")
-    axes[0].plot(gradient_flow.index, gradient_flow, color=flow, lw=1.2, label="gradient flow")
+    if arm(run).startswith("GD"):
+        gradient_flow = run.column("gradient_flow_loss")
+        axes[0].plot(gradient_flow.index, gradient_flow, color=flow, lw=1.2, label="gradient flow")
     middle = run.column("midpoint_sharpness")
     axes[2].plot(middle.index, middle, color=run_color, lw=0.7)
     eigenvalues = run.column("central_flow_eigenvalues")

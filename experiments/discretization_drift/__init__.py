@@ -53,7 +53,7 @@ def _slope(rates: pd.Series, errors: pd.Series) -> float:
     return float(np.polyfit(np.log(rates), np.log(errors), 1)[0]) if len(rates) > 1 else np.nan
 
 
-def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
+def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """Error against learning rate for each flow; dotted, the predicted slopes."""
     table = measurements[(measurements["kind"] == "run") & (measurements["model"] == "net")]
     fig = Figure(figsize=(WIDTH, 4), layout="constrained", dpi=150)
