@@ -29,7 +29,7 @@ def discretization_drift(substeps: Count = 8) -> Observable:
     which is exact where H is constant and ηλ₁ < 1, by O(η³) (Rosca et al. 2023, "On a continuous
     time model of gradient descent dynamics and instability in deep learning"); beyond that its
     logarithm is complex, and log|1 − ηλ| is taken. Runge–Kutta of fourth order, ``substeps`` a
-    step. Forms the Hessian, P × P: for small nets, and float64, as the errors are small. The observable's
+    step. Forms the Hessian, P × P: for small nets, in float64, as the errors are small. Its
     own column is that of gradient flow.
 
     Raises ValueError for an optimizer with a state (momentum, Adam) and for minibatches.
