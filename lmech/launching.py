@@ -121,6 +121,7 @@ def terminal() -> "Console":
 
 def claims_table(judged: Mapping[str, Sequence[dict[str, Any]]]) -> "Table":
     """Experiment (where there are several), claim, measured, predicted, verdict, expected."""
+    from rich.markup import escape
     from rich.table import Table
 
     several = len(judged) > 1
@@ -130,11 +131,11 @@ def claims_table(judged: Mapping[str, Sequence[dict[str, Any]]]) -> "Table":
         good = claim["expected"] in ("open", claim["verdict"])
         table.add_row(
             *([name] if several else []),
-            claim["claim"],
-            f"{formats.number(claim['measured'])} {claim['unit']}".strip(),
+            escape(claim["claim"]),
+            escape(f"{formats.number(claim['measured'])} {claim['unit']}".strip()),
             formats.spread(claim["values"]),
             formats.number(claim["predicted"]),
-            formats.interval(claim["interval"]),
+            escape(formats.interval(claim["interval"])),
             f"[{'green' if good else 'red'}]{claim['verdict']}[/]",
             claim["expected"],
         )

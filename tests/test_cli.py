@@ -44,6 +44,10 @@ def test_the_version_is_the_packages(capsys):
         (["reprodce", "edge_of_stability"], "did you mean 'reproduce'"),
         (["reproduce", "edge_of_stabilty"], "did you mean 'edge_of_stability'"),
         (["reproduce", "edge_of_stability", "--scale", "papr"], "did you mean 'paper'"),
+        (["reproduce"], "reproduce what?"),
+        (["reproduce", "grokking", "--all"], "takes grokking or --all, not both"),
+        (["reproduce", "--all", "--scale", "papr"], "no experiment has it; did you mean 'paper'"),
+        (["plan", "reproduce", "--all"], "takes one experiment, not --all"),
         (["list", "modl"], "did you mean 'model'"),
         (["list", "model", "steps=5"], "steps=5 goes with `lmech list keys`"),
         (["parametrization.base_width=16"], "is a key of parametrization=completep, depth_mup"),
@@ -264,3 +268,47 @@ def test_the_users_own_folders_called_conf_and_experiments_shadow_nothing(elsewh
     (elsewhere / "conf" / "config.yaml").write_text("steps: none\n")
     assert main(RUN) == 0
     shutil.rmtree(elsewhere / "conf")
+
+
+def test_all_experiments_run_in_turn_and_end_in_one_table(monkeypatch, capsys, tmp_path):
+    from lmech import reproducing
+
+    def judged(name, verdict):
+        return {
+            "claim": f"{name} in [0, 1]",
+            "measured": 0.5,
+            "predicted": None,
+            "interval": [0, 1],
+            "values": [0.5],
+            "unit": "",
+            "verdict": verdict,
+            "expected": "holds",
+        }
+
+    def reproduce(name, scale, overrides, command):
+        assert (scale, overrides) == ("default", ["seed=7"])
+        assert command == f"lmech reproduce {name} seed=7"
+        if name == "broken":
+            raise RuntimeError("it broke")
+        return reproducing.Outcome(tmp_path, {"done": 1}, {}, [judged(name, verdicts[name])])
+
+    monkeypatch.setattr(reproducing, "reproduce", reproduce)
+    monkeypatch.setattr(reproducing, "having", lambda _: list(verdicts))
+    verdicts = {"first": "holds", "broken": "", "last": "fails"}
+    assert main(["reproduce", "--all", "seed=7"]) == 1
+    out = capsys.readouterr().out
+    assert "first in [0, 1]" in out
+    assert "last in [0, 1]" in out
+    assert "failed: broken: " in out
+    assert "it broke" in out
+    assert "3 experiments: 2 claims, 1 as expected, 1 NOT" in out
+    verdicts = {"first": "holds", "second": "holds"}
+    assert main(["reproduce", "--all", "seed=7"]) == 0
+
+
+def test_experiments_are_known_by_the_scales_that_they_have():
+    from lmech import reproducing
+
+    every, paper = reproducing.having("default"), reproducing.having("paper")
+    assert set(paper) < set(every)
+    assert "edge_of_stability" in paper

@@ -182,8 +182,8 @@ def _convex(axis: Axes, own: Rows) -> None:
         logistic = group[0][0]["loss"] == "cross_entropy"
         kind = ("not separable, " if noise else "separable, ") if logistic else "H constant, "
         _lines(axis, group, f"{kind}η = {group[0][0]['rate']:g}", color, "-")
-    loc = "upper right" if len(groups) == 1 else (0.45, 0.14)
-    axis.legend(fontsize=6, loc=loc)
+    low = 0.14 if len(groups) > 1 else 0.88  # between the two lines, or above the one
+    axis.legend(fontsize=6, loc=(0.45, low))
 
 
 def grouped(rows: Rows, key: str) -> dict[float, Rows]:

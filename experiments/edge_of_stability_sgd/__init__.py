@@ -1,4 +1,4 @@
-"""SGD holds its minibatches' sharpness at 2/η, not that of the full loss (Andreyev et al. 2024)."""
+"""SGD raises its minibatches' sharpness towards 2/η (Andreyev & Beneventano 2024)."""
 
 from collections.abc import Sequence
 from typing import Any
