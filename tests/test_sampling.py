@@ -49,14 +49,6 @@ def test_the_remainder_of_an_epoch_does_not_shift_the_next():
     np.testing.assert_array_equal(rows[3:], order[:9].reshape(3, 3))
 
 
-@settings(deadline=None)
-@given(seed=SEED, n=st.integers(1, 20), repeats=st.integers(1, 9), start=st.integers(0, 60))
-def test_repeated_minibatches_are_those_that_there_are_each_several_times(seed, n, repeats, start):
-    steps = np.arange(start, start + 30)
-    once = minibatches(seed, np.arange(start + 30), n, 1)
-    np.testing.assert_array_equal(minibatches(seed, steps, n, 1, repeats), once[steps // repeats])
-
-
 def test_epochs_and_seeds_are_shuffled_differently():
     orders = [minibatches(seed, np.arange(2), 50, 50) for seed in (0, 1)]
     distinct = {tuple(row) for order in orders for row in order}

@@ -59,7 +59,7 @@ def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     fig = Figure(figsize=(WIDTH, 4), layout="constrained", dpi=150)
     axis = fig.subplots()
     for flow, color, marker in zip(FLOWS, colors(3), "os^", strict=True):
-        for number, (_, own) in enumerate(table.sort_values("learning_rate").groupby("seed")):
+        for number, (_seed, own) in enumerate(table.sort_values("learning_rate").groupby("seed")):
             label = f"{flow.replace('_', ' ')}, predicted slope {PREDICTED[flow]}"
             axis.plot(
                 *(own["learning_rate"], own[flow]),
