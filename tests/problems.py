@@ -14,9 +14,8 @@ from lmech.observables import Observable, State
 from lmech.recorder import Recorder
 from lmech.values import Config
 
-# The observables of any net; attention logits are refused where there are none.
-# Those that look at any model and dataset.
-SPECIAL = ("attention_logits", "progress_measures")
+# Observables of any model, dataset and optimizer: the others refuse some.
+SPECIAL = ("attention_logits", "progress_measures", "central_flow", "discretization_drift")
 PRESETS = [name for name in config.groups()["observables"] if name not in SPECIAL]
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")
 
