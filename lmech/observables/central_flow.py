@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lmech.numerics import complementarity, curvature, trees
@@ -180,7 +181,7 @@ def _euler(
 def _slopes(state: State, u: jax.Array, microbatch: int | None) -> jax.Array:
     """∇(uᵢᵀHuⱼ) [k, k, P]."""
     k = len(u)
-    rows, columns = jnp.triu_indices(k)
+    rows, columns = np.triu_indices(k)
     train = state.data.train
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
