@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import building, config, planning, splitting, values
+from lmech import building, config, modelling, planning, splitting, values
 from lmech.cli import main
 
 TINY = [
@@ -35,8 +35,11 @@ def test_another_value_of_a_presets_inputs_leaves_every_programs_text_and_the_ke
     variants = splitting.variants(jobs)
     assert set(variants) == set(planning.input_keys(first))
     rest = first
+    # Scales of updates that the optimizer does not describe are refused: they have no other value.
+    described = modelling.build_optimizer(first).growth is not None
+    kept = (group,) if described else (group, "output_scale", "parametrization")
     for key, variant in variants.items():
-        if not key.startswith(group):
+        if not key.startswith(kept):
             rest = values.with_leaf(rest, key, values.select(variant, key))
     own = {key: variant for key, variant in variants.items() if key.startswith(group)}
     assert own
