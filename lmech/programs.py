@@ -38,6 +38,16 @@ ONCE = {"xla_cpu_use_fusion_emitters": False}
 DRAW = {**ONCE, "xla_backend_optimization_level": 0}
 
 
+@lru_cache
+def _known(option: str, value: Any) -> bool:
+    """Whether this XLA has the compiler's option: they come and go with its versions."""
+    try:
+        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 def _over_members(
     f: Callable[..., Any], program: Program, name: str, options: dict[str, Any] | None = None
 ) -> Any:
@@ -66,7 +76,8 @@ def _over_members(
 
     function = one if program.mode == "loop" else batched if mesh is None else sharded
     function.__name__ = name
-    jitted = jax.jit(function, donate_argnums=0, compiler_options=options)
+    known = {option: value for option, value in (options or {}).items() if _known(option, value)}
+    jitted = jax.jit(function, donate_argnums=0, compiler_options=known or None)
     return partial(_one_by_one, jitted) if program.mode == "loop" else jitted
 
 
