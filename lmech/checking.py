@@ -93,7 +93,8 @@ def apart(problem: Problem, data: Data) -> None:
         jax.eval_shape(last, params, pair)
     except ValueError:
         return
-    beside, alone = map(np.asarray, jax.jit(last, compiler_options=programs.ONCE)(params, pair))
+    options = programs.known(programs.ONCE)
+    beside, alone = map(np.asarray, jax.jit(last, compiler_options=options)(params, pair))
     if np.abs(beside - alone).max() > APART * np.abs(beside).max():
         raise ConfigError(
             "this model mixes examples: of two together it makes other outputs than of each alone; "

@@ -38,6 +38,11 @@ ONCE = {"xla_cpu_use_fusion_emitters": False}
 DRAW = {**ONCE, "xla_backend_optimization_level": 0}
 
 
+def known(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Those of the compiler's options that this XLA has; None for none."""
+    return {name: value for name, value in (options or {}).items() if _known(name, value)} or None
+
+
 @lru_cache
 def _known(option: str, value: Any) -> bool:
     """Whether this XLA has the compiler's option: they come and go with its versions."""
@@ -76,8 +81,7 @@ def _over_members(
 
     function = one if program.mode == "loop" else batched if mesh is None else sharded
     function.__name__ = name
-    known = {option: value for option, value in (options or {}).items() if _known(option, value)}
-    jitted = jax.jit(function, donate_argnums=0, compiler_options=known or None)
+    jitted = jax.jit(function, donate_argnums=0, compiler_options=known(options))
     return partial(_one_by_one, jitted) if program.mode == "loop" else jitted
 
 
