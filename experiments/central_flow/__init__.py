@@ -47,7 +47,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     ``error_locked``, ``flow_error_locked``: from when the sharpness at midpoints stays within 5 %
     of the edge (NaN if it never does). ``worst``: largest single error from the crossing on.
     ``highest``: largest eigenvalue of P⁻¹H along the flow, over 2. ``crossing``, ``lock``: steps.
-    ``variances``: how many eigenvalues of the flow are critical (above 0.995) at the end.
+    ``critical``: how many eigenvalues of the flow are critical (above 0.995) at the end.
     """
     return pd.DataFrame([_measure(run) for run in runs])
 

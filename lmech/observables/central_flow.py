@@ -156,7 +156,8 @@ def _euler(
     p = own.preconditioner(flow.nu)
     u = flow.pairs.vectors / jnp.sqrt(p)[None]
     hu = p[None] * u * flow.pairs.values[:, None]
-    g = flat(loss_and_gradient(state.problem, state.params, state.data.train, microbatch)[1])
+    size = microbatch or state.microbatch
+    g = flat(loss_and_gradient(state.problem, state.params, state.data.train, size)[1])
     slopes = _slopes(state, u, microbatch)
 
     def growth(nu_rate: jax.Array) -> jax.Array:
