@@ -1,0 +1,45 @@
+"""`lmech reproduce`: an experiment, or all of them."""
+
+import argparse
+
+from lmech import launching
+from lmech.commands import new_parser
+from lmech.values import ConfigError
+
+
+def main(words: list[str]) -> int:
+    """Run `lmech reproduce`; returns the exit code."""
+    options = options_of(words)
+    from lmech import reproducing
+
+    if options.all:
+        return launching.run_all(options.scale, options.overrides)
+    line = launching.command(["reproduce", *words])
+    outcome = reproducing.reproduce(options.experiment, options.scale, options.overrides, line)
+    return launching.close(outcome)
+
+
+def options_of(words: list[str], one: bool = False) -> argparse.Namespace:
+    """What follows ``reproduce``; ``one``: not --all. Raises ConfigError."""
+    parser = new_parser("reproduce", "Run an experiment's own sweep and judge its claims.")
+    parser.usage = "lmech reproduce (EXPERIMENT | --all) [KEY=VALUE …] [--scale SCALE]"
+    parser.add_argument(
+        "experiment", nargs="?", help="a name from `lmech list experiment`; or --all of them"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a swept key may get values a,b,c"
+    )
+    every = "every experiment in turn, then one table; a finished one is not run again"
+    parser.add_argument("--all", action="store_true", help=every)
+    scale = "default: minutes on a CPU; the others are in the experiment's YAML, as paper"
+    parser.add_argument("--scale", default="default", help=scale)
+    options = parser.parse_intermixed_args(words)
+    if options.all and options.experiment is not None:
+        options.overrides = [options.experiment, *options.overrides]
+        if "=" not in options.experiment:
+            raise ConfigError(f"reproduce takes {options.experiment} or --all, not both")
+    if one and options.all:
+        raise ConfigError("lmech plan reproduce takes one experiment, not --all")
+    if not options.all and options.experiment is None:
+        raise ConfigError("reproduce what? An experiment (lmech list experiment), or --all")
+    return options

@@ -1,0 +1,27 @@
+"""`lmech resume`: go on with a sweep."""
+
+from pathlib import Path
+
+from lmech import config, hints, launching
+from lmech.commands import new_parser
+from lmech.values import ConfigError
+
+HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache")
+
+
+def main(words: list[str]) -> int:
+    """Run `lmech resume`; returns the exit code."""
+    parser = new_parser(
+        "resume", "Go on with a sweep as its manifest has it; no YAML is read again."
+    )
+    parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
+    parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")
+    options = parser.parse_args(words)
+    for override in config.parse(options.how):
+        if override.key_or_group not in HOW:
+            hint = hints.nearest(override.key_or_group, HOW)
+            raise ConfigError(f"{override.key_or_group} is fixed by the manifest{hint}")
+    from lmech import reproducing
+
+    changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
+    return launching.close(reproducing.resume(options.folder, changes))
