@@ -76,6 +76,9 @@ def _hyperparameters(config: Config) -> dict[str, float]:
     return clip | {k: v for k, v in config["optimizer"].items() if isinstance(v, float)}
 
 
+OBSERVABLE = "an lmech.observables.Observable"
+
+
 class Extent(NamedTuple):
     """What the jobs of a group need at most: it fixes the shapes of their program."""
 
@@ -100,10 +103,8 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         every[name] = node["every"]
         rest = {key: value for key, value in node.items() if key != "every"}
         observables[name] = instantiate(rest)
-        what = "an lmech.observables.Observable"
-        mistakes.expect(
-            observables[name], Observable, f"observables.{name}", node["_target_"], what
-        )
+        place, target = f"observables.{name}", node["_target_"]
+        mistakes.expect(observables[name], Observable, place, target, OBSERVABLE)
     execution = config["execution"]
     return Program(
         problem=modelling.build_problem(config, data),
@@ -118,7 +119,16 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         room=extent.room,
         centred=config["centred"],
         linearized=config["linearized"],
+        rate_unit=_rate_unit(config.get("rate_unit")),  # older manifests have none
     )
+
+
+def _rate_unit(node: Config | None) -> Observable | None:
+    if node is None:
+        return None
+    unit = instantiate(node)
+    mistakes.expect(unit, Observable, "rate_unit", node["_target_"], OBSERVABLE)
+    return unit
 
 
 def usual_mode() -> Mode:

@@ -33,6 +33,7 @@ Path_ = tuple[str, ...]
 NOT_OF_A_JOB = ("sweep", "experiment")
 # Sections that are one call each; `observables` holds one call an entry.
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
+OPTIONAL_CALLS = ("rate_unit",)  # or null
 
 
 def groups() -> dict[str, list[str]]:
@@ -385,6 +386,8 @@ def validated(config: Config) -> Config:
             result[key] = values.check(key, config[key], kind)
     for name in CALLS:
         result[name] = values.call(name, config[name])
+    for name in OPTIONAL_CALLS:
+        result[name] = None if config[name] is None else values.call(name, config[name])
     result["observables"] = {
         name: _observable(name, node)
         for name, node in config["observables"].items()
@@ -398,7 +401,7 @@ def _known(config: Config) -> None:
     """Raise ConfigError for a key that nothing reads (a YAML file may bring one)."""
     sections = {key.partition(".")[0] for key in KEYS if "." in key}
     top = {key for key in KEYS if "." not in key} | sections
-    top |= {*CALLS, "observables", *NOT_OF_A_JOB}
+    top |= {*CALLS, *OPTIONAL_CALLS, "observables", *NOT_OF_A_JOB}
     present = set(config)
     for section in sections & present:
         present |= {f"{section}.{leaf}" for leaf in config[section]}
@@ -428,6 +431,11 @@ def _consistent(config: Config) -> None:
         raise ConfigError(
             f"batch_repeats={config['batch_repeats']} is about minibatches, and with "
             "batch_size=null there are none: set batch_size"
+        )
+    if config["rate_unit"] and config["parametrization"].get("weight_decay") == "independent":
+        raise ConfigError(
+            "parametrization.weight_decay=independent takes the decay times the rate as given, and "
+            "with rate_unit the rate is known at step 0 only: choose another weight_decay"
         )
     if "learning_rate" not in config["optimizer"]:
         raise ConfigError("optimizer.learning_rate is missing: schedules act on it")

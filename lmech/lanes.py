@@ -94,9 +94,15 @@ class Lanes:
         return self._placed(own)
 
     def start(self, params: Params | None) -> None:
-        """Step 0, with the observables' memories."""
-        self.carry = self.run.start((), (self._inputs, self._of_lanes(params)))
-        fixed = (self._inputs, self.carry, self.first(0))
+        """Step 0, with the unit of learning rates and the observables' memories."""
+        self.carry, first = (
+            self.run.start((), (self._inputs, self._of_lanes(params))),
+            self.first(0),
+        )
+        if self.run.rate_unit:
+            unit = self.run.rate_unit((), (self._inputs, self.carry, first), self._data)
+            self.carry = self.carry._replace(unit=unit)
+        fixed = (self._inputs, self.carry, first)
         self.memories = {name: self._memory(name, fixed) for name in self.run.memory}
 
     def _memory(self, name: str, fixed: tuple) -> Memory:
@@ -152,12 +158,16 @@ class Lanes:
         return jax.device_get((self.carry, self.memories))
 
     def place(self, step: int, params: Params, time: np.ndarray) -> None:
-        """At weights that were kept; where an optimizer has a state, it is not a number there."""
+        """At weights that were kept, at a time in the rates' unit.
+
+        Where an optimizer has a state, it is not a number there.
+        """
         kept = {"params": self._of_lanes(params)}
         if step > 0:
             kept["optimizer"] = jax.tree.map(_unknown, self.carry.optimizer)
-        at = jax.numpy.full_like(self.carry.step, step)
-        self.carry = self.carry._replace(**kept, step=at, time=self._of_lanes(time))
+        at, unit = jax.numpy.full_like(self.carry.step, step), self.carry.unit
+        passed = self._of_lanes(time) if unit is None else self._of_lanes(time) * unit
+        self.carry = self.carry._replace(**kept, step=at, time=passed)
 
     def visit(self, name: str, step: int, due: np.ndarray, anew: np.ndarray) -> None:
         """Dispatch an observable of some lanes [L]; those of ``anew`` get another memory first."""

@@ -91,6 +91,8 @@ class Program:
     """Whether outputs are what a member's function has changed by since its start."""
     linearized: bool = False
     """Whether a member's function is its first-order expansion in the weights at its start."""
+    rate_unit: Observable | None = None
+    """Learning rates are in units of one over what this measures at step 0 (None: absolute)."""
 
 
 class Feed(NamedTuple):
@@ -110,7 +112,9 @@ class Carry(NamedTuple):
     optimizer: Any
     step: jax.Array
     rate: jax.Array
-    """The last step's."""
+    """The last step's, in the member's unit."""
+    unit: jax.Array | None
+    """Of its learning rates, where they are not absolute."""
     time: jax.Array
     """Sum of the rates of the steps taken."""
     ended: jax.Array
@@ -165,6 +169,7 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
 
     The update and the observables are made of this alone.
     """
+    rate = feed.rate if carry.unit is None else feed.rate * carry.unit
     return State(
         problem=parametrize(
             program.problem, inputs.scales, carry.origin, program.centred, program.linearized
@@ -182,7 +187,7 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
         evaluation=None,
         gradient=None,
         optimizer=program.optimizer,
-        hyperparameters={**inputs.hyperparameters, "learning_rate": feed.rate},
+        hyperparameters={**inputs.hyperparameters, "learning_rate": rate},
         optimizer_state=carry.optimizer,
         scales=inputs.scales,
     )
@@ -223,10 +228,28 @@ def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
         optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
         step=jnp.int32(0),
         rate=rate,
+        unit=None,
         time=jnp.zeros_like(rate),
         ended=ended,
         finite=jnp.ones_like(ended),
     )
+
+
+def rate_unit(
+    program: Program, unit: Observable, inputs: Inputs, carry: Carry, feed: Feed, data: Data
+) -> jax.Array:
+    """The unit of a member's learning rates, from its state at step 0.
+
+    One over what ``unit`` measures there, at a learning rate of 1. Raises
+    ValueError for what that raises, and where its own column is not a single number.
+    """
+    at_one = feed._replace(rate=jnp.ones_like(feed.rate))
+    state = _state(program, inputs, carry, at_one, _own(data, inputs))
+    with mistakes.of("rate_unit"):
+        _, values = unit.measure(state, unit.init(state))
+        if "" not in values or jnp.shape(values[""]) != ():
+            raise ValueError("its own column has to be a single number")
+    return (1 / values[""]).astype(carry.rate.dtype)
 
 
 def _updated(carry: Carry, state: State) -> Carry:
@@ -354,13 +377,18 @@ def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str
     Raises ValueError, with the part's name, for what the optimizer or an observable raises, and
     for what is no measurement.
     """
-    state = initial_state(program, inputs, data)
+    carry = start(program, inputs, None)
+    first = _first_feed(program, inputs)
+    if program.rate_unit is not None:
+        carry = carry._replace(
+            unit=rate_unit(program, program.rate_unit, inputs, carry, first, data)
+        )
+    state = _state(program, inputs, carry, first, _own(data, inputs))
     evaluation, gradient = loss_and_gradient(
         state.problem, state.params, state.batch, state.microbatch
     )
     seen = state._replace(evaluation=evaluation, gradient=gradient)
-    carry = _updated(start(program, inputs, None), seen)
-    state = _state(program, inputs, carry, _first_feed(program, inputs), state.data)
+    state = _state(program, inputs, _updated(carry, seen), first, state.data)
     inside = state._replace(evaluation=evaluation, gradient=gradient)
     values = {}
     for name, observable in program.observables.items():

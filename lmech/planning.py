@@ -139,8 +139,11 @@ def identity(config: Config) -> dict[str, Any]:
     if config["batch_size"] is not None:  # at their usual values these keys change no id
         unusual = {key: config.get(key, usual) for key, usual in OF_MINIBATCHES.items()}
         science |= {key: own for key, own in unusual.items() if own != OF_MINIBATCHES[key]}
+    if config.get("rate_unit") is not None:
+        science["rate_unit"] = config["rate_unit"]
     streams = stream_seeds(config["seed"], config["seeds"])
-    science["seeds"] = {stream: streams[stream] for stream in TRAINING_STREAMS}
+    probing = ("probes",) if "rate_unit" in science else ()  # the unit is a measurement
+    science["seeds"] = {stream: streams[stream] for stream in (*TRAINING_STREAMS, *probing)}
     rules = {column: t for column, t in config["stop"].items() if t is not None}
     # A rule that is not set changes no id; the first two have always been there.
     science["stop"] = {"train_loss": None, "train_accuracy": None, **rules}
@@ -197,6 +200,8 @@ def static(config: Config) -> Config:
     """What a program is built from: the config without its inputs."""
     science = {key: config[key] for key in SCIENCE if key not in INPUTS}
     kept = {**science, "observables": config["observables"], "execution": _execution(config)}
+    if config.get("rate_unit") is not None:
+        kept["rate_unit"] = config["rate_unit"]
     for key in input_keys(config):
         if key.partition(".")[0] in kept:
             kept = values.with_leaf(kept, key, "input")

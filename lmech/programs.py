@@ -95,6 +95,8 @@ class Compiled(NamedTuple):
     """A program's jitted functions over the members, one of each per observable."""
 
     start: Any
+    rate_unit: Any
+    """None where learning rates are absolute."""
     memory: Mapping[str, Any]
     measure: Mapping[str, Any]
     chunk: Any
@@ -117,8 +119,10 @@ def compiled(program: Program) -> Compiled:
         options = ONCE if every == 1 else None
         return over(partial(member.measure, program, name), f"measure_{name}", options)
 
+    unit = program.rate_unit
     return Compiled(
         start=over(partial(member.start, program), "start", DRAW),
+        rate_unit=unit and over(partial(member.rate_unit, program, unit), "rate_unit", ONCE),
         memory={
             name: over(partial(member.memory, program, name), f"init_{name}", ONCE)
             for name in program.observables
@@ -149,6 +153,9 @@ def state_shapes(
     """Shapes of the members' state and memories; ``feed`` is any step's, [M, …]."""
     run = compiled(on_one(program))
     carry = jax.eval_shape(run.start, (), (inputs, None))
+    if run.rate_unit:
+        unit = jax.eval_shape(run.rate_unit, (), (inputs, carry, feed), data)
+        carry = carry._replace(unit=unit)
     memories = {
         name: jax.eval_shape(f, (), (inputs, carry, feed), data) for name, f in run.memory.items()
     }
@@ -176,6 +183,7 @@ def argument_shapes(
     steps = (inputs, jax.tree.map(chunk, feed))
     return {
         "start": ((), (inputs, None)),
+        "rate_unit": ((), (inputs, carry._replace(unit=None), feed), data),
         TRAINING_PROGRAM: ((carry, inside), steps, 1, data),
         **{f"init_{n}": ((), seen, data) for n in memories},
         **{f"measure_{n}": ((m,), seen, True, True, data) for n, m in memories.items()},
@@ -190,6 +198,7 @@ def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Cal
         TRAINING_PROGRAM: run.chunk,
         **{f"init_{n}": f for n, f in run.memory.items()},
         **{f"measure_{n}": f for n, f in run.measure.items()},
+        **({"rate_unit": run.rate_unit} if run.rate_unit else {}),
     }
     return {name: partial(f.lower, *arguments[name]) for name, f in functions.items()}
 

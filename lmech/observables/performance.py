@@ -1,4 +1,4 @@
-"""Loss and accuracy."""
+"""Loss, accuracy, learning rate."""
 
 from typing import Literal
 
@@ -44,3 +44,11 @@ def accuracy(split: Split = "train") -> Observable:
         return {"": jnp.asarray(_evaluation(state, split).accuracy)}
 
     return memoryless(measure)
+
+
+def learning_rate() -> Observable:
+    """η of the step that comes next: the peak rate times the schedule, in the run's own unit of it.
+
+    The parametrization's factors by tensor are not in it. After a run's last step it is that one's.
+    """
+    return memoryless(lambda state: {"": state.hyperparameters["learning_rate"]})
