@@ -2,7 +2,9 @@
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -196,8 +198,20 @@ def train(
     planning.check_place(folder)
     from lmech import running
 
-    counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
+    with _imported_beside("lmech.plotting", "lmech.report"):
+        counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
     return counts, before | reasons
+
+
+@contextmanager
+def _imported_beside(*names: str) -> Iterator[None]:
+    """Import what draws (most of a second) beside the block, which compiles before all else."""
+    thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names])
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _adopt(jobs: Sequence[Job], folder: Path) -> None:
@@ -238,6 +252,8 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
 def _draw(folder: Path, figure: "Figure", runs: "Sequence[Run]", **report_parts: Any) -> None:
     from lmech import report
 
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out now, and stays so in each format
     atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
     finals = {run.job: run.result["final"] for run in runs}
     report.write(folder, figure=figure, finals=finals, **{"claims": [], **report_parts})
