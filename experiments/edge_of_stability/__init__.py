@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmech.collecting import Run
@@ -97,8 +98,8 @@ def _first(condition: pd.Series) -> float:
     return min(condition.index[condition], default=np.inf)
 
 
-def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
-    """Loss and sharpness against step, one colour a learning rate, 2/η dashed."""
+def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
+    """Loss and sharpness against step, one colour a learning rate, 2/η dashed; grey, the flow."""
     fig, (top, bottom) = paper_figure(2)
     rates = sorted({run.config["optimizer"]["learning_rate"] for run in runs})
     color = dict(zip(rates, colors(len(rates)), strict=True))
@@ -115,7 +116,8 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     log_scale(top)
     top.set_ylabel("training loss")
     steps = runs[0].config["steps"]
-    highest = max(run.column("sharpness").max() for run in runs)
+    _draw_flow(runs[0], measurements.iloc[0], top, bottom)
+    highest = max(run.column(name).max() for run in runs for name in _sharpnesses(run))
     bottom.set(xlabel="step", ylabel=r"sharpness $\lambda_1$", xlim=(0, steps))
     bottom.set_ylim(0, 1.15 * highest)
     above = [f"{2 / rate:g} for {rate:g}" for rate in rates if 2 / rate > 1.15 * highest]
@@ -127,3 +129,24 @@ def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
         title=r"learning rate $\eta$", fontsize=8, title_fontsize=8, ncols=min(3, len(rates))
     )
     return fig
+
+
+def _sharpnesses(run: Run) -> list[str]:
+    return [name for name in ("sharpness", "gradient_flow_sharpness") if name in run.metrics]
+
+
+def _draw_flow(run: Run, measured: pd.Series, top: Axes, bottom: Axes) -> None:
+    """Gradient flow's loss and λ₁ at the steps' times, and where it has fitted the labels."""
+    if "gradient_flow" not in run.metrics:
+        return
+    # Wide and pale, below the run: it is seen where the two are the same.
+    style = {"color": "0.72", "lw": 4, "zorder": 1, "solid_capstyle": "round"}
+    for axis, name in ((top, "loss"), (bottom, "sharpness")):
+        values = run.column(f"gradient_flow_{name}")
+        (line,) = axis.plot(values.index, values, **style)
+    bottom.legend([line], ["gradient flow from the same start"], fontsize=8, loc="upper left")
+    at = measured["flow_step_of_99"], measured["flow_sharpness_at_99"]
+    if np.isfinite(at).all():
+        bottom.plot(*at, "o", color="0.3", ms=5)
+        text = f"flow at 99 % accuracy: {at[1]:.0f}"
+        bottom.annotate(text, at, (-6, 4), textcoords="offset points", ha="right", fontsize=8)
