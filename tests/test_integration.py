@@ -157,6 +157,15 @@ def test_float32_does_not_stall():
     assert tried[np.float32] < 1.5 * tried[np.float64]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_where_nothing_moves_one_step_goes_all_the_way(dtype):
+    """The radius is the smallest number that there is: no step is too long, and none infinite."""
+    tiny = np.finfo(dtype).tiny
+    w, taken, tried = controlled(jnp.zeros_like, jnp.ones(3, dtype), 1e-3, tiny, 0.1)
+    assert (w == 1).all()
+    assert taken == tried == 1
+
+
 def test_step_sizes_after_an_error():
     def next_size(error, wanted=1.0):
         sizes = (jnp.asarray(v) for v in (1.0, wanted, error, 1.0))

@@ -160,7 +160,7 @@ def attempt(
     """
     longest = jnp.asarray(scheme().stability[-1], radius.dtype) / radius
     wanted = jnp.minimum(at.wanted, longest)
-    pieces = jnp.ceil(remaining / wanted)
+    pieces = jnp.maximum(jnp.ceil(remaining / wanted), 1)  # 0 where that underflows
     step = remaining / pieces
     move, slope, error = chebyshev(f, at.w, at.slope, step, radius)
     w = trees.add(at.w, move)
