@@ -140,7 +140,7 @@ def _draw_flow(run: Run, measured: pd.Series, top: Axes, bottom: Axes) -> None:
     if "gradient_flow" not in run.metrics:
         return
     # Wide and pale, below the run: it is seen where the two are the same.
-    style = {"color": "0.72", "lw": 4, "zorder": 1, "solid_capstyle": "round"}
+    style: dict[str, Any] = {"color": "0.72", "lw": 4, "zorder": 1, "solid_capstyle": "round"}
     for axis, name in ((top, "loss"), (bottom, "sharpness")):
         values = run.column(f"gradient_flow_{name}")
         (line,) = axis.plot(values.index, values, **style)
