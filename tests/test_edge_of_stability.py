@@ -51,6 +51,48 @@ def test_no_claim_holds_of_a_run_that_is_not_complete():
         assert row.drop(["job", "seed", "optimizer.learning_rate"]).isna().all()
 
 
+def beside(run, sharpness, apart):
+    """The run with columns of a gradient flow beside it, measured every 20 steps."""
+    at = run.metrics["step"].to_numpy()
+    columns = {
+        "gradient_flow": apart(at),
+        "gradient_flow_relative": np.where(at > 0, apart(at), np.nan),
+        "gradient_flow_loss": np.exp(-at / 100),
+        "gradient_flow_accuracy": np.minimum(at / 300, 1),
+        "gradient_flow_sharpness": sharpness(at),
+    }
+    seen = {name: np.where(at % 20 == 0, values, np.nan) for name, values in columns.items()}
+    return run._replace(metrics=run.metrics.assign(**seen))
+
+
+def test_a_run_that_leaves_gradient_flow_at_the_edge():
+    """λ₁ of the flow is t/25; the run crosses 2/η = 4 at step 100, stays at 4.2 from 105 on."""
+    rising = run(lambda t: np.minimum(t / 25, 4.2), lambda t: np.exp(-t / 100) + 1e-3 * (-1.0) ** t)
+    followed = beside(rising, lambda t: t / 25, lambda t: np.where(t <= 100, 1e-5 * t, 0.1))
+    table = experiment.measure([followed])
+    row = table.iloc[0]
+    assert row["crossing"] == 100
+    assert row["leaves"] == 20  # at 100 they are equal, at 120 the flow has 4.8
+    assert row["flow_step_of_99"] == 300
+    assert row["flow_sharpness_at_99"] == 12
+    assert row["apart_before"] == pytest.approx(80e-5)
+    assert row["apart_at_end"] == pytest.approx(0.1)
+    assert len(experiment.figure([followed], table).axes) == 2
+    held_back = beside(rising, lambda t: t / 50, lambda t: 0 * t)
+    assert experiment.measure([held_back]).iloc[0]["leaves"] < 0
+    alone = experiment.measure([rising])
+    assert "leaves" not in alone
+    assert len(experiment.figure([rising], alone).axes) == 2
+
+
+@pytest.mark.parametrize("scale", ["default", "paper"])
+def test_every_claim_is_of_a_quantity_that_is_measured(scale):
+    written = run(lambda t: 0 * t + 4.2, lambda t: 1 / (1 + t))
+    written = written if scale == "default" else beside(written, lambda t: t, lambda t: t)
+    claims = reproducing.load("edge_of_stability", scale, []).claims
+    assert {claim.quantity for claim in claims} <= set(experiment.measure([written]))
+
+
 @pytest.mark.parametrize("scale", ["default", "paper"])
 def test_each_scale_is_one_compiled_program(scale, monkeypatch):
     monkeypatch.setattr(planning, "_data_checksum", lambda _: "unread")

@@ -17,8 +17,8 @@ from pydantic import FiniteFloat
 
 from lmech.datasets import Data, Examples
 from lmech.numerics.curvature import dense, hessian
+from lmech.numerics.integration import runge_kutta
 from lmech.observables import Observable, State, Values, memoryless
-from lmech.observables.processes import runge_kutta
 from lmech.problem import Params, count, loss_and_gradient, total_loss
 
 Size = Annotated[int, Ge(1)]

@@ -15,6 +15,11 @@ def add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
 
 
+def subtract(a: Tree, b: Tree) -> Tree:
+    """Leafwise a − b."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
 def multiply(a: Tree, b: Tree) -> Tree:
     """Leafwise a · b; leaves of ``a`` may be scalars (a parametrization's multipliers)."""
     return jax.tree.map(jnp.multiply, a, b)
@@ -38,6 +43,11 @@ def take(tree: Tree, index: Any) -> Tree:
 def squared_norm(tree: Tree) -> jax.Array:
     """Sum of squares over all leaves."""
     return jnp.stack([jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)]).sum()
+
+
+def norm(tree: Tree) -> jax.Array:
+    """‖a‖ over all leaves."""
+    return jnp.sqrt(squared_norm(tree))
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:

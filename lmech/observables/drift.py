@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech.numerics import curvature
+from lmech.numerics.integration import runge_kutta
 from lmech.observables import (
     Count,
     Observable,
@@ -18,7 +19,6 @@ from lmech.observables import (
     next_update,
 )
 from lmech.observables.matrices import flat, unravel
-from lmech.observables.processes import runge_kutta
 
 
 def discretization_drift(substeps: Count = 8) -> Observable:

@@ -1,7 +1,6 @@
 """Processes beside the run: gradient flow from the same start, and the midpoints of its steps."""
 
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,24 @@ from annotated_types import Gt
 from jax import lax
 
 from lmech.numerics import trees
+from lmech.numerics.integration import Course, attempt
+from lmech.numerics.tracking import Track
 from lmech.observables import Count, Memory, Observable, State, Values
 from lmech.observables.curvature import EXTENSIONS, NonNegative, top_pairs
 from lmech.problem import Params, evaluate, loss_and_gradient
 
 Positive = Annotated[float, Gt(0)]
+MARGIN = 1.2
+"""Of the largest eigenvalue, as Sommeijer et al. take an estimate of it."""
+
+
+class _Flow(NamedTuple):
+    """Where the flow is: weights, time, and its own λ₁ with the tracker's memory."""
+
+    params: Params
+    time: jax.Array
+    track: Track
+    sharpness: jax.Array
 
 
 def at_midpoints(of: Observable) -> Observable:
@@ -41,84 +53,81 @@ def at_midpoints(of: Observable) -> Observable:
 
 
 def gradient_flow(
-    alpha: Positive = 0.5,
-    most_steps: Count = 2000,
+    tolerance: Positive = 1e-4,
+    most_steps: Count = 500,
     speed: Positive = 1.0,
-    k: Count = 2,
+    k: Count = 4,
     extensions: NonNegative = EXTENSIONS,
     microbatch: Count | None = None,
 ) -> Observable:
     """Gradient flow ẇ = −C∇L(w) from the run's initialisation, and how far the run is from it.
 
-    Integrated by the classical Runge–Kutta method to the run's time Ση · ``speed`` (1/(1 − β) for
-    heavy-ball momentum), in steps of at most ``alpha`` over the largest C times the sharpness λ₁ at
-    the flow's own point, followed by a block tracker (RK4 is stable to 2.78/λ₁). A measurement
-    takes ``most_steps`` at most; where they do not reach the run's time, or the flow is not finite,
-    that value and every later one is not a number.
+    Integrated to the run's time Ση · ``speed`` (1/(1 − β) for heavy-ball momentum) by the
+    second-order Runge–Kutta–Chebyshev method (Sommeijer, Shampine & Verwer 1998), whose steps grow
+    as the square of their stages, so that the sharpness does not bound them: its stages are as many
+    as the largest C times λ₁ at the flow's own point asks for, followed by a block tracker, with a
+    margin. A step's estimated error is at most ``tolerance`` of ‖w_flow − w₀‖ or what rounding
+    leaves of w; otherwise it is made again, shorter. A measurement tries ``most_steps`` at most;
+    where they do not reach the run's time, or the flow is not finite, that value and every later
+    one is not a number.
 
     Columns: ‖w_run − w_flow‖, ``relative`` (over ‖w_flow − w₀‖), ``loss`` of the flow, its
-    ``sharpness``, its ``time``, and the ``steps`` that it took since the last measurement.
+    ``accuracy`` (of labels), its ``sharpness``, its ``time``, and the ``steps`` that were tried
+    since the last measurement.
     """
     tracker = top_pairs(k, extensions, None, microbatch)
 
     def init(state: State) -> Memory:
-        zero = jnp.zeros_like(state.time)
         track, pairs, _ = tracker.follow(state, tracker.start(state))
-        return state.params, state.params, zero, track, pairs.values[0], jnp.zeros((), bool)
+        here = _Flow(state.params, jnp.zeros_like(state.time), track, pairs.values[0])
+        return state.params, here, 1 / _radius(state, here.sharpness), jnp.zeros((), bool)
 
     def measure(state: State, memory: Memory) -> tuple[Memory, Values]:
-        start, params, time, track, sharpness, lost = memory
+        start, flow, wanted, lost = memory
         goal = state.time * speed
-        fastest = jnp.stack(jax.tree.leaves(state.scales.learning_rate)).max()
+        size = microbatch or state.microbatch
 
-        def flow(params: Params) -> Params:
-            _, g = loss_and_gradient(state.problem, params, state.data.train, state.microbatch)
+        def slope(params: Params) -> Params:
+            _, g = loss_and_gradient(state.problem, params, state.data.train, size)
             return trees.multiply(state.scales.learning_rate, jax.tree.map(jnp.negative, g))
 
-        def behind(loop: tuple) -> jax.Array:
-            _, time, *_, steps = loop
-            return (time < goal) & (steps < most_steps)
+        def behind(loop: tuple[_Flow, Course, jax.Array]) -> jax.Array:
+            flow, _, steps = loop
+            return (flow.time < goal) & (steps < most_steps) & jnp.isfinite(flow.sharpness)
 
-        def advance(loop: tuple) -> tuple:
-            params, time, track, sharpness, steps = loop
-            longest = alpha / jnp.maximum(fastest * sharpness, jnp.finfo(time.dtype).tiny)
-            remaining = goal - time
-            step = jnp.minimum(longest, remaining)
+        def advance(loop: tuple[_Flow, Course, jax.Array]) -> tuple[_Flow, Course, jax.Array]:
+            flow, course, steps = loop
+            remaining, radius = goal - flow.time, _radius(state, flow.sharpness)
+            course, passed = attempt(slope, course, start, remaining, radius, tolerance)
             # The last step ends on the goal itself, not within rounding of it.
-            time = jnp.where(longest >= remaining, goal, time + step)
-            params = runge_kutta(flow, params, step)
-            there = state._replace(params=params, evaluation=None, gradient=None)
-            track, pairs, _ = tracker.follow(there, track)
-            return params, time, track, pairs.values[0], steps + 1
+            time = jnp.where(passed == remaining, goal, flow.time + passed)
+            # A step that was not taken may have trusted a λ₁ that is too low: it is tightened.
+            there = state._replace(params=course.w, evaluation=None, gradient=None)
+            track, pairs, _ = tracker.follow(there, flow.track)
+            return _Flow(course.w, time, track, pairs.values[0]), course, steps + 1
 
-        loop = (params, time, track, sharpness, jnp.int32(0))
-        params, time, track, sharpness, steps = lax.while_loop(behind, advance, loop)
-        lost |= ~(time >= goal) | ~jnp.isfinite(sharpness)
-        distance = jnp.sqrt(trees.squared_norm(jax.tree.map(jnp.subtract, state.params, params)))
-        moved = jnp.sqrt(trees.squared_norm(jax.tree.map(jnp.subtract, params, start)))
-        loss = evaluate(state.problem, params, state.data.train, state.microbatch).loss
-        values = {"": distance, "relative": distance / moved, "loss": loss, "sharpness": sharpness}
+        course = Course(flow.params, slope(flow.params), wanted)
+        flow, course, steps = lax.while_loop(behind, advance, (flow, course, jnp.int32(0)))
+        lost |= ~(flow.time >= goal) | ~jnp.isfinite(flow.sharpness)
+        values = _beside(state, flow, start, size)
         known = {name: jnp.where(lost, jnp.nan, value) for name, value in values.items()}
-        return (start, params, time, track, sharpness, lost), {
-            **known,
-            "time": time,
-            "steps": steps,
-        }
+        return (start, flow, course.wanted, lost), {**known, "time": flow.time, "steps": steps}
 
     return Observable(init, measure, needs="path")
 
 
-def runge_kutta(flow: Callable[[Params], Params], params: Params, step: jax.Array) -> Params:
-    """One step of the classical fourth-order method for ẇ = flow(w)."""
+def _beside(state: State, flow: _Flow, start: Params, microbatch: int | None) -> Values:
+    """The flow's own numbers, and its distance from the run."""
+    distance = trees.norm(trees.subtract(state.params, flow.params))
+    moved = trees.norm(trees.subtract(flow.params, start))
+    own = evaluate(state.problem, flow.params, state.data.train, microbatch)
+    values = {"": distance, "relative": distance / moved, "loss": own.loss}
+    if own.accuracy is not None:
+        values["accuracy"] = own.accuracy
+    return values | {"sharpness": flow.sharpness}
 
-    def ahead(slope: Params, share: float) -> Params:
-        return jax.tree.map(lambda w, d: w + share * step * d, params, slope)
 
-    first = flow(params)
-    second = flow(ahead(first, 0.5))
-    third = flow(ahead(second, 0.5))
-    fourth = flow(ahead(third, 1.0))
-    return jax.tree.map(
-        lambda w, a, b, c, d: w + step * (a + 2 * b + 2 * c + d) / 6,
-        *(params, first, second, third, fourth),
-    )
+def _radius(state: State, sharpness: jax.Array) -> jax.Array:
+    """A bound of the eigenvalues of CH: λ₁ is a lower bound, and grows along the step."""
+    fastest = jnp.stack(jax.tree.leaves(state.scales.learning_rate)).max()
+    return jnp.maximum(MARGIN * fastest * sharpness, jnp.finfo(sharpness.dtype).tiny)
