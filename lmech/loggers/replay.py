@@ -139,6 +139,8 @@ class Beside:
             said, wrong = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             process.returncode = 0  # nobody waits for it
+            for pipe in filter(None, (process.stdout, process.stderr)):
+                pipe.close()
             again = f"lmech log {folder} logger={self.name}"
             print(f"{self.name}: goes on as process {process.pid} (if that is cut off: {again})")
             return

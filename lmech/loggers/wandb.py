@@ -5,18 +5,15 @@ folder. wandb is imported by the process beside the training alone.
 """
 
 import math
-import netrc
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
 from lmech import formats
 from lmech.loggers.replay import Beside, Ending, Told, Values, Verdict, entries
@@ -30,8 +27,6 @@ QUIET = {
     "disable_git": True,
     "save_code": False,
     "silent": True,
-    "init_timeout": 30.0,
-    "finish_timeout": 60.0,
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_disable_stats": True,
@@ -43,14 +38,18 @@ QUIET = {
 class Runs:
     """The sink."""
 
-    def __init__(self, folder: Path, project: str | None, entity: str | None) -> None:
-        """No run yet."""
+    def __init__(
+        self, folder: Path, project: str | None, entity: str | None, patience: float
+    ) -> None:
+        """No run yet. A server has ``patience`` seconds for its answers, 30 at most for a run."""
         import wandb  # noqa: PLC0415 the training's process names this sink, and opens none
 
         self._wandb, self._entity = wandb, entity
         self._project = project or os.environ.get("WANDB_PROJECT") or "lmech"
         known = type(wandb.Settings()).model_fields  # some of them are not in every version
-        self._settings = {name: value for name, value in QUIET.items() if name in known}
+        limits = {"init_timeout": min(30.0, patience), "finish_timeout": patience}
+        settings = {**QUIET, **limits}
+        self._settings = {name: value for name, value in settings.items() if name in known}
         self._folder = Path(os.environ.get("WANDB_DIR") or folder)
         self._mode = os.environ.get("WANDB_MODE") or ("online" if credentials() else "offline")
         self._runs: dict[str, Any] = {}
@@ -174,26 +173,23 @@ def without_secrets(value: Any) -> Any:
 def credentials() -> bool:
     """Whether wandb would find any: in the environment, its settings, or the user's netrc."""
     import wandb  # noqa: PLC0415
+    from wandb.sdk.lib.wbauth import read_netrc_auth  # noqa: PLC0415
 
     settings = wandb.setup().settings
     if settings.api_key or settings.identity_token_file:
         return True
-    places = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for place in (Path(place).expanduser() for place in places if place):
-        with suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(str(place)).authenticators(urlsplit(settings.base_url).netloc):
-                return True
-    return False
+    return read_netrc_auth(host=settings.base_url) is not None
 
 
 def wandb(
     project: str | None = None,
     entity: str | None = None,
     seconds: Annotated[float, Gt(0)] = 5.0,
-    patience: Annotated[float, Ge(0)] = 60.0,
+    patience: Annotated[float, Gt(0)] = 60.0,
 ) -> Beside:
     """Runs of a ``project`` (null: as wandb is set up, else lmech) of an ``entity``'s.
 
     Rows are sent every so many ``seconds``; see ``Beside`` for ``patience``.
     """
-    return Beside("wandb", partial(Runs, project=project, entity=entity), seconds, patience)
+    runs = partial(Runs, project=project, entity=entity, patience=patience)
+    return Beside("wandb", runs, seconds, patience)
