@@ -20,10 +20,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tensorboardX.proto.event_pb2 import Event
 from wandb.proto.wandb_internal_pb2 import Record
 
-from lmech import config, locking, parts
+from lmech import config, locking, parts, planning
 from lmech.cli import main
 from lmech.loggers import following
 from lmech.loggers.replay import MANIFEST, SHORT, Beside, Replay
@@ -60,7 +61,7 @@ def write_job(folder, table, status="done", **result):
     if table is not None:
         pq.write_table(table, folder / "metrics.parquet")
         last = {name: table[name].drop_null()[-1].as_py() for name in table.column_names[1:]}
-        final = {k: v for k, v in last.items() if np.isfinite(v).all()}
+        final = {k: v if np.isfinite(v).all() else None for k, v in last.items()}
     else:
         (folder / "error.txt").write_text("Traceback\nValueError: no such thing\n")
     told = {"id": folder.name, "status": status, "nonfinite_at": None, "final": final, **result}
@@ -370,7 +371,7 @@ class Server:
     """A stand-in for wandb: what a server would hold of each run, whichever process sent it."""
 
     def __init__(self):
-        self.rows, self.started, self.exits = {}, Counter(), {}
+        self.rows, self.started, self.exits, self.summary = {}, Counter(), {}, {}
 
     def init(self, **what):
         assert what["mode"] == "online"
@@ -391,7 +392,7 @@ class Server:
             starting_step=first,
             project_url="https://server/x",
             define_metric=lambda *_, **__: None,
-            summary={},
+            summary=self.summary.setdefault(name, {}),
             tags=(),
             finish=lambda exit_code: self.exits.update({name: exit_code}),
         )
@@ -501,6 +502,41 @@ def test_64_runs_are_open_in_one_process_and_none_has_anothers_rows(tmp_path, mo
     for job, own in tables.items():
         rows = {step: row for step, (row,) in runs[job].rows.items()}
         assert told(rows) == expected(own)
+
+
+def test_in_a_search_of_wandbs_the_run_is_the_agents_and_has_the_objective(
+    tmp_path, server, monkeypatch
+):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "search")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    summaries = []
+    for number, job in enumerate(("aaaa", "bbbb")):
+        own, result = (table(0), {}) if job == "aaaa" else (diverged(), {"status": "diverged"})
+        Replay(wandb(), written(tmp_path / job, {job: (own, result)})).conclude()
+        assert server.started == {"agents": number + 1}
+        summaries.append(server.summary["agents"]["objective"])
+        server.rows.clear()
+    assert summaries == [table(0)["loss"][-1].as_py(), np.inf]
+
+
+def test_the_search_of_the_docs_makes_command_lines_that_there_are():
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    text = (Path(__file__).parents[1] / "scripts" / "wandb_sweep.yaml").read_text(encoding="utf-8")
+    search = yaml.safe_load(text)
+    drawn = {
+        name: what["value"] if "value" in what else what.get("values", [what.get("min")])[0]
+        for name, what in search["parameters"].items()
+    }
+    told = {"args": {name: {"value": value} for name, value in drawn.items()}}
+    words = create_sweep_command_args(told)["args_no_hyphens"]
+    command = create_sweep_command(search["command"])
+    assert command[:2] == ["${program}", "${args_no_hyphens}"]
+    (job,) = planning.expand([*words, *command[2:]], [])
+    assert job.config["objective"] == "test_loss"
+    assert job.config["optimizer"]["learning_rate"] == 0.01
+    assert set(job.config["logger"]) == {"console", "wandb"}
+    assert (search["program"], search["metric"]["name"]) == ("lmech", "objective")
 
 
 # -------------------------------------------------------------------------------------- TensorBoard

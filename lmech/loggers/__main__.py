@@ -13,7 +13,7 @@ from lmech.mistakes import one_line
 def main() -> int:
     """Follow what ``replay.Beside`` has put on the standard input; returns the exit code."""
     with suppress(OSError, AttributeError):
-        os.nice(10)
+        os.nice(19)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster's: the training ends, and so do we
     logger, folder = pickle.load(sys.stdin.buffer)  # noqa: S301 of the process that started us
     over = threading.Event()

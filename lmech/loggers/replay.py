@@ -189,7 +189,7 @@ def _start(logger: Beside, folder: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the training
+        process_group=0,  # Ctrl-C is for the training
     )
     assert process.stdin is not None  # noqa: S101 a pipe
     process.stdin.write(pickle.dumps((logger, folder)))

@@ -44,7 +44,8 @@ class Runs:
         """No run yet. A server has ``patience`` seconds for its answers, 30 at most for a run."""
         import wandb  # noqa: PLC0415 the training's process names this sink, and opens none
 
-        self._wandb, self._entity = wandb, entity
+        self._wandb: Any = wandb
+        self._entity = entity
         self._project = project or os.environ.get("WANDB_PROJECT") or "lmech"
         known = type(wandb.Settings()).model_fields  # some of them are not in every version
         limits = {"init_timeout": min(30.0, patience), "finish_timeout": patience}
