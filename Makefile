@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker wheel clean
+.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -29,7 +29,7 @@ lint: $(VENV)/installed-dev ## ruff: lint and format; the floors: who may import
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
-bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker ## all of the costs, as ratios (over an hour; the parts have names)
+bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers ## all of the costs, as ratios (over an hour; the parts have names)
 
 bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
 	$(BIN)/python scripts/bench.py
@@ -51,6 +51,9 @@ bench-grokking: $(VENV)/installed-dev ## grokking's transformer beside plain PyT
 
 bench-tracker: $(VENV)/installed-dev ## sharpness tracker: cost against error at the edge (an hour; CIFAR-10)
 	$(BIN)/python scripts/bench_tracker.py
+
+bench-loggers: $(VENV)/installed-dev ## a sweep with all loggers beside one with none (minutes)
+	$(BIN)/python scripts/bench_loggers.py
 
 wheel: $(VENV)/installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel

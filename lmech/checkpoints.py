@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lmech import parts as disk_parts
 from lmech.disk import atomically
 from lmech.lanes import Record, Saved
 from lmech.numerics import trees
-
-STATE = "state.npz"
-ROWS = ("members", "steps", "valid")
+from lmech.parts import STATE
 
 
 class DamageError(ValueError):
@@ -102,15 +101,6 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     atomically(path, write)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05}.npz"
-
-
 def write(
     folder: Path,
     saved: Saved,
@@ -122,9 +112,8 @@ def write(
     """Keep the state, and the records since the last one; the parts that there are now."""
     arrays: dict[str, np.ndarray] = {}
     for number, record in enumerate(merged(records)):
-        arrays |= {f"{number}/{name}": getattr(record, name) for name in ROWS}
-        arrays |= {f"{number}/column/{name}": a for name, a in record.columns.items()}
-    _write(_part(folder, parts.stop), arrays)
+        arrays |= disk_parts.packed(number, record)
+    _write(disk_parts.place(folder, parts.stop), arrays)
     parts = range(parts.start, parts.stop + 1)
     leaves = jax.tree.leaves((saved.carry, saved.memories))
     head = {"step": saved.step, "parts": [parts.start, parts.stop], "leaves": len(leaves)}
@@ -140,8 +129,7 @@ def holds(folder: Path) -> tuple[int, list[str]]:
     Raises DamageError.
     """
     try:
-        with (folder / STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            head = json.loads(arrays["head"].item())
+        head = disk_parts.head(folder)
         return int(head["step"]), list(head["ids"])
     except BROKEN as error:
         raise _damaged(folder, error) from error
@@ -154,11 +142,11 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     """
     path = folder / STATE
     try:
-        arrays = _read(path)
+        arrays = disk_parts.arrays(path)
         head = json.loads(arrays["head"].item())
         leaves = [arrays[str(i)] for i in range(head["leaves"])]
         parts = range(*head["parts"])
-        records = [r for number in parts for r in _records(_part(folder, number))]
+        records = [r for number in parts for r in _records(disk_parts.place(folder, number))]
         saved = (head["step"], arrays["members"])
         ids, execution = head["ids"], head["execution"]
     except BROKEN as error:
@@ -180,16 +168,7 @@ def _damaged(folder: Path, error: Exception) -> DamageError:
 
 
 def _records(path: Path) -> list[Record]:
-    arrays = _read(path)
-    numbers = sorted({int(name.partition("/")[0]) for name in arrays})
-    return [_record(arrays, f"{number}/") for number in numbers]
-
-
-def _record(arrays: dict[str, np.ndarray], prefix: str) -> Record:
-    column = f"{prefix}column/"
-    columns = {n.removeprefix(column): a for n, a in arrays.items() if n.startswith(column)}
-    members, steps, valid = (arrays[f"{prefix}{name}"] for name in ROWS)
-    return Record(members, steps, valid, columns, running=True)
+    return [Record(*rows, running=True) for rows in disk_parts.read(path)]
 
 
 def clear(folder: Path) -> None:

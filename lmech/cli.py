@@ -34,6 +34,8 @@ lmech: a lab bench for learning mechanics
   lmech list [GROUP|keys [KEY=VALUE …]]  experiments, models, datasets, … or every key of a choice
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
                                          results as one table: .parquet or .csv
+  lmech log DIR logger=[wandb,tensorboard]
+                                         what these loggers would have shown of finished runs
   lmech verify                           golden numbers beside this machine's
   lmech --version
 
@@ -48,7 +50,7 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 """
 
 
-COMMANDS = ("reproduce", "plan", "resume", "measure", "list", "collect", "verify", "init")
+COMMANDS = ("reproduce", "plan", "resume", "measure", "list", "collect", "log", "verify", "init")
 """Each is a module of ``lmech.commands``."""
 
 

@@ -31,9 +31,10 @@ from lmech.values import KEYS, Config, ConfigError, Positive
 Path_ = tuple[str, ...]
 
 NOT_OF_A_JOB = ("sweep", "experiment")
-# Sections that are one call each; `observables` holds one call an entry.
-CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
+# Sections that are one call each; the others hold one call an entry, and several options at once.
+CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization")
 OPTIONAL_CALLS = ("rate_unit",)  # or null
+SEVERAL = ("observables", "logger")
 
 
 def groups() -> dict[str, list[str]]:
@@ -126,23 +127,22 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
     config = without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
-    if "observables" in map(_key, overrides):
-        _drop_unchosen(config)
+    for group in set(SEVERAL) & set(map(_key, overrides)):
+        _drop_unchosen(config, group)
     return config
 
 
-def _drop_unchosen(config: DictConfig) -> None:
-    """Where the user chose the observables, what an experiment says of others of ours goes."""
-    for name, node in list(config["observables"].items()):
-        if "_target_" not in node and _presets_with(name):
+def _drop_unchosen(config: DictConfig, group: str) -> None:
+    """Where the user chose the options, what an experiment says of others of ours goes."""
+    for name, node in list(config[group].items()):
+        if "_target_" not in node and _presets_with(group, name):
             with open_dict(config):
-                del config["observables"][name]
+                del config[group][name]
 
 
-def _presets_with(name: str) -> list[str]:
-    """The options of ``observables`` that have an entry of that name."""
-    options = groups()["observables"]
-    return [option for option in options if name in read_yaml(file("observables", option))]
+def _presets_with(group: str, name: str) -> list[str]:
+    """The options of a group of several that have an entry of that name."""
+    return [option for option in groups()[group] if name in read_yaml(file(group, option))]
 
 
 def decides(key: str) -> bool:
@@ -190,7 +190,7 @@ def _check_option(group: str, value: str) -> None:
     if value == "null" and group in NOT_OF_A_JOB:
         return
     chosen = parse([f"{group}={value}"])[0].value()
-    several = chosen if isinstance(chosen, list) and group == "observables" else [chosen]
+    several = chosen if isinstance(chosen, list) and group in SEVERAL else [chosen]
     for option in map(str, several):
         if option not in options:
             raise ConfigError(
@@ -222,7 +222,7 @@ def check_key(key: str, known: Mapping[str, Any]) -> None:
 def _others_with(key: str) -> list[str]:
     """The options of the key's group that have it, where those that are chosen do not."""
     section, _, rest = key.partition(".")
-    if section not in CALLS or not rest:
+    if section not in (*CALLS, "logger") or not rest:
         return []
     presets = {option: read_yaml(file(section, option)) for option in groups()[section]}
     return [option for option, preset in presets.items() if rest in dict(_named(preset))]
@@ -388,11 +388,12 @@ def validated(config: Config) -> Config:
         result[name] = values.call(name, config[name])
     for name in OPTIONAL_CALLS:
         result[name] = None if config[name] is None else values.call(name, config[name])
-    result["observables"] = {
-        name: _observable(name, node)
-        for name, node in config["observables"].items()
-        if node is not None  # null leaves out what a preset has
-    }
+    for group, checked in (("observables", _observable), ("logger", _logger)):
+        result[group] = {
+            name: checked(name, node)
+            for name, node in config[group].items()
+            if node is not None  # null leaves out what a preset has
+        }
     _consistent(result)
     return result
 
@@ -401,7 +402,7 @@ def _known(config: Config) -> None:
     """Raise ConfigError for a key that nothing reads (a YAML file may bring one)."""
     sections = {key.partition(".")[0] for key in KEYS if "." in key}
     top = {key for key in KEYS if "." not in key} | sections
-    top |= {*CALLS, *OPTIONAL_CALLS, "observables", *NOT_OF_A_JOB}
+    top |= {*CALLS, *OPTIONAL_CALLS, *SEVERAL, *NOT_OF_A_JOB}
     present = set(config)
     for section in sections & present:
         present |= {f"{section}.{leaf}" for leaf in config[section]}
@@ -411,13 +412,24 @@ def _known(config: Config) -> None:
 
 def _observable(name: str, node: Config) -> Config:
     path = f"observables.{name}"
-    if "_target_" not in node:
-        presets = _presets_with(name)
-        cure = f"add {presets[0]} to observables=[…]" if presets else "give it one"
-        raise ConfigError(f"{path} has no _target_, only {', '.join(node)}: {cure}, or drop it")
+    _check_chosen("observables", name, node)
     every = values.check(f"{path}.every", node.get("every"), Positive)
     rest = {key: value for key, value in node.items() if key != "every"}
     return {**values.call(path, rest), "every": every}
+
+
+def _logger(name: str, node: Config) -> Config:
+    _check_chosen("logger", name, node)
+    return values.call(f"logger.{name}", node)
+
+
+def _check_chosen(group: str, name: str, node: Config) -> None:
+    """Raise ConfigError for an entry of which only keys are there."""
+    if "_target_" not in node:
+        presets = _presets_with(group, name)
+        cure = f"add {presets[0]} to {group}=[…]" if presets else "give it one"
+        only = f"{group}.{name} has no _target_, only {', '.join(node)}"
+        raise ConfigError(f"{only}: {cure}, or drop it")
 
 
 def _consistent(config: Config) -> None:

@@ -1,14 +1,31 @@
 """Records become one table a member."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from lmech.lanes import Record
+
+class Record(Protocol):
+    """Rows of some members: as the engine returns them, or as they lie on disk."""
+
+    @property
+    def members(self) -> np.ndarray:
+        """Which members, [L]; -1 is none."""
+
+    @property
+    def steps(self) -> np.ndarray:
+        """[L, S]."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Which of the rows count, [L, S]."""
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """[L, S, …] by name."""
 
 
 class Recorder:
@@ -19,7 +36,7 @@ class Recorder:
         self._pieces: list[dict[str, list[Piece]]] = [defaultdict(list) for _ in range(members)]
         self.last: list[dict[str, Any]] = [{} for _ in range(members)]
 
-    def add(self, record: "Record") -> None:
+    def add(self, record: Record) -> None:
         """File the record's valid rows."""
         for lane, member in enumerate(record.members):
             steps, valid = record.steps[lane], record.valid[lane]

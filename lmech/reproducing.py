@@ -3,7 +3,7 @@
 import importlib
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lmech import claims as verdicts
 from lmech import config, hints, manifest, planning, sweeps
 from lmech.disk import atomically, link_folder, read_json, write_json
+from lmech.loggers import Progress
+from lmech.loggers.following import following
 from lmech.mistakes import one_line
 from lmech.planning import Job
 from lmech.values import ConfigError
@@ -125,8 +127,10 @@ def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> 
     jobs = planning.expand(experiment.overrides, experiment.sweep)
     folder = planning.folder(jobs)
     request = {"command": command, "title": "", "experiment": name, "scale": scale}
-    counts, failures = train(jobs, folder, request)
-    return Outcome(folder, counts, failures, _conclude(experiment, folder, command))
+    with following(jobs[0].config["logger"], folder) as show:
+        counts, failures = train(jobs, folder, request, show)
+        judged = _conclude(experiment, folder, command)
+    return Outcome(folder, counts, failures, judged)
 
 
 def run(jobs: Sequence[Job], command: str, draw: bool = True) -> Outcome:
@@ -140,10 +144,11 @@ def run(jobs: Sequence[Job], command: str, draw: bool = True) -> Outcome:
 def _trained(
     jobs: Sequence[Job], folder: Path, request: dict[str, Any], draw: bool = True
 ) -> Outcome:
-    counts, failures = train(jobs, folder, request)
-    trained = sum(counts.values()) > counts["skipped"]
-    if draw and (trained or not (folder / "report.html").is_file()):
-        _draw_runs(folder, request["title"], request["command"])
+    with following(jobs[0].config["logger"], folder) as show:
+        counts, failures = train(jobs, folder, request, show)
+        trained = sum(counts.values()) > counts["skipped"]
+        if draw and (trained or not (folder / "report.html").is_file()):
+            _draw_runs(folder, request["title"], request["command"])
     return Outcome(folder, counts, failures, [])
 
 
@@ -165,8 +170,10 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
     if request["experiment"] is None:
         return _trained(jobs, folder, request)
     experiment = load(request["experiment"], request["scale"], [])
-    counts, failures = train(jobs, folder, request)
-    return Outcome(folder, counts, failures, _conclude(experiment, folder, request["command"]))
+    with following(jobs[0].config["logger"], folder) as show:
+        counts, failures = train(jobs, folder, request, show)
+        judged = _conclude(experiment, folder, request["command"])
+    return Outcome(folder, counts, failures, judged)
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:
@@ -180,12 +187,15 @@ def _draw_runs(folder: Path, title: str, command: str) -> None:
 
 
 def train(
-    jobs: Sequence[Job], folder: Path, request: Mapping[str, Any]
+    jobs: Sequence[Job],
+    folder: Path,
+    request: Mapping[str, Any],
+    show: Callable[[Progress], None],
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is not finished: counts by status, why each failed job did.
 
     What another sweep of the same output folder has finished is taken from there. ``request`` says
-    what was asked for, so that ``resume`` can go on with it.
+    what was asked for, so that ``resume`` can go on with it; ``show`` is called as it goes.
     """
     if jobs[0].config["rerun"] != "all":
         _adopt(jobs, folder)
@@ -199,7 +209,7 @@ def train(
     from lmech import running
 
     with _imported_beside("lmech.plotting", "lmech.report"):
-        counts, reasons = running.run_sweep(jobs, todo, folder, request, failed=len(before))
+        counts, reasons = running.run_sweep(jobs, todo, folder, request, show, failed=len(before))
     return counts, before | reasons
 
 

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.utils import instantiate
-
 from lmech import (
     building,
     checking,
@@ -46,6 +44,7 @@ def run_sweep(
     todo: Sequence[Job],
     target: Path,
     request: Mapping[str, Any],
+    show: Callable[[Progress], None],
     failed: int = 0,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is to do of the jobs; everything that is known ends up under ``target``.
@@ -64,12 +63,11 @@ def run_sweep(
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
     started = time.monotonic()
-    logger = instantiate(first["logger"])()
-    with compiling.counted() as compilations, logger as show, listening(run.due):
+    with compiling.counted() as compilations, listening(run.due):
         batches = arranged(target, record, jobs, todo, setups, request)
-        follow = _harmless(show)
         horizons = [{job.id: job.config["steps"] for job in batch.jobs} for batch in batches]
         tally = Tally(horizons, skipped=len(jobs) - len(todo))
+        follow = _harmless(show)
         with closing(_free(run, batches)) as held:  # an exception lets go of the lock at once
             for number, batch in held:
                 if batch.jobs:
@@ -341,7 +339,7 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
             show(entry(*what))
         except Exception as error:
             broken = True
-            print(f"lmech: the logger stopped: {one_line(error)}", file=sys.stderr)
+            print(f"lmech: progress is not shown: {one_line(error)}", file=sys.stderr)
 
     return guarded
 

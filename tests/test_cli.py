@@ -196,16 +196,23 @@ def test_a_log_accounts_for_every_job_and_step(capsys):
     assert any(line.startswith("sweep: 2 done, 2 diverged, 100 % of 80 steps") for line in lines)
 
 
-def test_a_broken_logger_costs_no_number(elsewhere, capsys):
+def test_a_broken_logger_costs_no_number_and_no_other_logger(elsewhere, capsys):
     (elsewhere / "wire.py").write_text(
         "from contextlib import contextmanager\n"
-        "@contextmanager\ndef follow():\n"
+        "@contextmanager\ndef follow(folder):\n"
         "    def show(progress):\n        raise RuntimeError('the wire is cut')\n"
         "    yield show\n"
         "def broken():\n    return follow\n"
     )
-    assert main([*RUN[:-1], "logger._target_=wire.broken"]) == 0
-    assert "the logger stopped: RuntimeError: the wire is cut" in capsys.readouterr().err
+    (elsewhere / "pyproject.toml").write_text("[tool.lmech]\n")
+    (elsewhere / "conf" / "logger").mkdir(parents=True)
+    text = "cut:\n  _target_: wire.broken\n"
+    (elsewhere / "conf" / "logger" / "cut.yaml").write_text(text)
+    assert main([*RUN, "logger=[cut,console]"]) == 0
+    said, wrong = capsys.readouterr()
+    assert "the logger cut stopped: RuntimeError: the wire is cut (wire.py, line 5)" in wrong
+    assert wrong.count("\n") == 1
+    assert "sweep: 1 done" in said
 
 
 def test_a_failed_rerun_keeps_the_finished_result(elsewhere, monkeypatch):

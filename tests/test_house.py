@@ -140,7 +140,7 @@ def keys():
 
 def test_the_primary_config_has_the_keys_that_there_are_and_no_other():
     config = PRESETS["conf/config.yaml"]
-    sections = ("defaults", "hydra", "observables", "rate_unit", "sweep", "experiment")
+    sections = ("defaults", "hydra", "observables", "logger", "rate_unit", "sweep", "experiment")
     assert (
         leaves({k: v for k, v in config.items() if k not in sections})
         | {f"precision.{leaf}" for leaf in leaves(PRESETS["conf/precision/float32.yaml"])}

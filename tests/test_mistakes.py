@@ -127,7 +127,7 @@ MISTAKES: list[tuple[str, str | None]] = [
     ("precision=fp64", "float64"),
     ("precision=f64", "float64"),
     ("logger=consol", "console"),
-    ("logger=wandb", None),
+    ("logger=mlflow", None),
     ("experiment=eos", "edge_of_stability"),
     ("experiment=edge_of_stabilty", "edge_of_stability"),
     # no such value
@@ -237,7 +237,7 @@ MISTAKES: list[tuple[str, str | None]] = [
     ("optimizer=adam optimizer.beta2=0.3", "optimizer.b2"),
     ("optimizer=adamw weightdecay=0.3", "optimizer.weight_decay"),
     ("optimizer=adamw decay=0.3", "optimizer.weight_decay"),
-    ("logger=tensorboard", None),
+    ("logger=tensorbord", "tensorboard"),
     ("parametrization=muP", "mup"),
     ("lists", "list"),
     ("pln seed=1", "plan"),

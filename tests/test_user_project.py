@@ -20,6 +20,7 @@ OWN = {
     "optimizer": "decayed_momentum",
     "parametrization": "halfway",
     "observables": "participation",
+    "logger": "diary",
     "experiment": "staircase",
 }
 IN_CODE = ("parametrization", "spectral")
@@ -79,6 +80,14 @@ def test_all_kinds_compose_into_one_job(own):
     }
     assert job.config["observables"]["participation"]["every"] == 10
     assert own.name == "user_project"
+
+
+@pytest.mark.slow
+def test_a_logger_of_ones_own_is_one_of_several(own, capsys):
+    assert main([*SHORT[:-1], "logger=[console,diary]", "steps=1"]) == 0
+    assert "sweep: 1 done" in capsys.readouterr().out
+    (found,) = own.glob("outputs/*/*/diary.txt")
+    assert found.read_text() == "batch 0: {'done': 1}\n"
 
 
 def test_the_projects_option_comes_before_the_packages_of_that_name(own, capsys):
@@ -360,7 +369,7 @@ def test_the_files_of_the_documentation_are_the_projects_and_short():
     files = {
         str(p.relative_to(HERE / "user_project")): p for p in (HERE / "user_project").rglob("*")
     }
-    assert len(shown) == text.count("```") / 2 == 16
+    assert len(shown) == text.count("```") / 2 == 18
     for name, block in shown:
         assert block == files[name].read_text(encoding="utf-8"), name
     for group, option in [*OWN.items(), IN_CODE]:

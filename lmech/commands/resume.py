@@ -6,7 +6,7 @@ from lmech import config, hints, launching
 from lmech.commands import new_parser
 from lmech.values import ConfigError
 
-HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache")
+HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache", "logger")
 
 
 def main(words: list[str]) -> int:
@@ -17,11 +17,15 @@ def main(words: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
     parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")
     options = parser.parse_args(words)
-    for override in config.parse(options.how):
+    loggers = [text for text in options.how if text.startswith(("logger=", "logger."))]
+    how = config.parse([text for text in options.how if text not in loggers])
+    for override in how:
         if override.key_or_group not in HOW:
             hint = hints.nearest(override.key_or_group, HOW)
             raise ConfigError(f"{override.key_or_group} is fixed by the manifest{hint}")
     from lmech import reproducing
 
-    changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
+    changes = {override.key_or_group: override.value() for override in how}
+    if loggers:
+        changes["logger"] = config.resolve(config.compose(loggers))["logger"]
     return launching.close(reproducing.resume(options.folder, changes))

@@ -1,11 +1,13 @@
 """Loggers: they follow a sweep and know no JAX.
 
-A logger is called with the sweep's plan and returns a context manager whose value is called with
-each ``Progress``. What it does with it cannot cost a number: the disk is the truth.
+A logger is called with the sweep's folder and returns a context manager whose value is called with
+each ``Progress``; the block ends when the sweep is trained, judged and drawn. What a logger does
+cannot cost a number: the disk is the truth. One that repeats what lies there is ``replay.Beside``.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 Event = Literal["begins", "runs", "ends"]
@@ -49,4 +51,4 @@ class Progress(NamedTuple):
     sweep: Totals
 
 
-Logger = Callable[[], AbstractContextManager[Callable[[Progress], None]]]
+Logger = Callable[[Path], AbstractContextManager[Callable[[Progress], None]]]

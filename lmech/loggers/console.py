@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import numpy as np
 from rich import progress as progress_bar
@@ -131,7 +132,7 @@ def _plain(seconds: float, clock: Callable[[], float]) -> Iterator[Callable[[Pro
 def console(seconds: float = 10.0) -> Logger:
     """Live bars on a terminal; elsewhere, as in a log file, a line every ``seconds``."""
 
-    def follow() -> AbstractContextManager[Callable[[Progress], None]]:
+    def follow(_: Path) -> AbstractContextManager[Callable[[Progress], None]]:
         terminal = Console(file=sys.stdout)
         return _live(terminal) if terminal.is_terminal else _plain(seconds, time.monotonic)
 
@@ -139,7 +140,7 @@ def console(seconds: float = 10.0) -> Logger:
 
 
 @contextmanager
-def _nothing() -> Iterator[Callable[[Progress], None]]:
+def _nothing(_: Path) -> Iterator[Callable[[Progress], None]]:
     yield lambda _: None
 
 
