@@ -34,8 +34,8 @@ lmech: a lab bench for learning mechanics
   lmech list [GROUP|keys [KEY=VALUE …]]  experiments, models, datasets, … or every key of a choice
   lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
                                          results as one table: .parquet or .csv
-  lmech report DIR … [--to FILE.html]    sweeps as one HTML file that opens offline: figures, claims,
-                                         jobs, and curves to read values from
+  lmech report DIR … [--to FILE.html]    sweeps as one HTML file that opens offline: figures,
+                                         claims, jobs, and curves to read values from
   lmech atlas [DIR] [--to FOLDER]        the same of all sweeps below outputs, as a static site
   lmech verify                           golden numbers beside this machine's
   lmech --version
@@ -51,7 +51,18 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 """
 
 
-COMMANDS = ("reproduce", "plan", "resume", "measure", "list", "collect", "report", "atlas", "verify", "init")
+COMMANDS = (
+    "reproduce",
+    "plan",
+    "resume",
+    "measure",
+    "list",
+    "collect",
+    "report",
+    "atlas",
+    "verify",
+    "init",
+)
 """Each is a module of ``lmech.commands``."""
 
 

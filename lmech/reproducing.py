@@ -228,9 +228,7 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
 CLAIMS = "claims.json"
 
 
-def _judged(
-    experiment: Experiment, folder: Path, runs: "Sequence[Run]", command: str
-) -> "Section":
+def _judged(experiment: Experiment, folder: Path, runs: "Sequence[Run]", command: str) -> "Section":
     """The section of an experiment's sweep: what its module measures and draws of the runs."""
     import pandas as pd
 

@@ -1,8 +1,8 @@
 """Sweeps as HTML: setting, figure, claims, curves, jobs, provenance; one file that opens offline.
 
-The page that a sweep leaves, ``lmech report`` and ``lmech atlas`` are one template and one code. What
-comes from a user (titles, keys, errors, claims) is text, escaped by the template, and inside a script
-JSON without a ``<``.
+The page that a sweep leaves, ``lmech report`` and ``lmech atlas`` are one template and one code.
+What comes from a user (titles, keys, errors, claims) is text, escaped by the template, and inside a
+script JSON without a ``<``.
 """
 
 import io
@@ -95,7 +95,10 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         function.__name__: function
-        for function in (formats.number, formats.interval, formats.spread, formats.mark, as_json)
+        for function in (
+            *(formats.number, formats.interval, formats.spread, formats.mark),
+            *(setting.several, as_json),
+        )
     }
     return environment
 
@@ -154,7 +157,7 @@ def _view(section: Section, jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         **section._asdict(),
         "key": key,
-        "figure": Markup() if section.figure is None else _svg(section.figure, key),  # noqa: S704
+        "figure": Markup() if section.figure is None else _svg(section.figure, key),
         "counts": counts(section.claims),
         "setting": setting.rows(configs),
         "common": setting.common(configs),
@@ -187,7 +190,7 @@ def _svg(figure: Figure, key: str) -> Markup:
 
 
 def _table(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Heads and rows: id, the swept keys that differ, how it ended, the last value of each column."""
+    """Heads and rows: id, the swept keys that differ, how it ended, each column's last value."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.overrides))
     swept = [key for key in keys if len(setting.distinct(j.overrides.get(key) for j in jobs)) > 1]
     last: list[dict[str, Any]] = [job.result.get("final", {}) for job in jobs]

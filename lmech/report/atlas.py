@@ -1,4 +1,4 @@
-"""Many sweeps as a folder of pages that opens from the disk: a gallery, and a page for each name."""
+"""Many sweeps as a folder of pages that opens from the disk: a gallery, and a page a name."""
 
 import re
 import shutil
@@ -13,9 +13,7 @@ THUMBNAIL = 640
 """Pixels across a figure in the gallery."""
 
 
-def write(
-    site: Path, sweeps: Sequence[Path], drawn: Callable[[Path], Section]
-) -> list[Section]:
+def write(site: Path, sweeps: Sequence[Path], drawn: Callable[[Path], Section]) -> list[Section]:
     """``index.html``, ``experiments/<name>.html``, ``figures/<name>.png`` and plotly.js, once.
 
     Sweeps of one name, as an experiment's at several scales, share a page, the latest first.

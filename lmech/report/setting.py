@@ -144,7 +144,9 @@ def leaves(node: Any, path: str = "") -> dict[str, Any]:
 
 def distinct(values: Any) -> list[Any]:
     """Each value once, in order; lists and mappings too."""
-    return list({json.dumps(value, sort_keys=True, default=str): value for value in values}.values())
+    return list(
+        {json.dumps(value, sort_keys=True, default=str): value for value in values}.values()
+    )
 
 
 def several(values: Sequence[Any]) -> str:

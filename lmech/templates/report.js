@@ -102,35 +102,38 @@ function traces(data, column, key) {
   return drawn;
 }
 
-function layout(column, key, xlog, ylog) {
+function layout(data, column, key, xlog, ylog) {
   const style = getComputedStyle(document.body);
   const grid = dark.matches ? "#ffffff22" : "#00000018";
-  const axis = { gridcolor: grid, zeroline: false, linecolor: grid, automargin: true };
+  const axis = { gridcolor: grid, zeroline: false, linecolor: grid, automargin: true, exponentformat: "power" };
+  const spanned = decades(data.columns[column]);
+  const ticks = ylog && spanned > 0 && spanned < 3 ? { dtick: "D2" } : {}; // 1, 2 and 5 times powers of ten
   return {
-    margin: { l: 60, r: 10, t: 10, b: 45 },
+    margin: { l: 60, r: 10, t: 36, b: 45 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: style.fontFamily, color: style.color, size: 13 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: style.color, activecolor: style.color },
     hovermode: "closest",
     showlegend: true,
     legend: narrow.matches
-      ? { orientation: "h", y: -0.2, title: { text: plain(short(key)) } }
+      ? { orientation: "h", y: -0.25, yanchor: "top", title: { text: plain(short(key)), side: "top" } }
       : { title: { text: plain(short(key)) } },
-    xaxis: { ...axis, title: { text: "step" }, type: xlog ? "log" : "linear", exponentformat: "power" },
-    yaxis: { ...axis, title: { text: plain(column) }, type: ylog ? "log" : "linear", exponentformat: "power" },
+    xaxis: { ...axis, title: { text: "step" }, type: xlog ? "log" : "linear" },
+    yaxis: { ...axis, ...ticks, title: { text: plain(column) }, type: ylog ? "log" : "linear" },
   };
 }
 
-/* Whether a column's values, over decades and all positive, ask for a logarithmic axis. */
-function spansDecades(curves) {
+/* How many decades a column's values span; none if one of them is not positive. */
+function decades(curves) {
   let low = Infinity, high = 0;
   for (const curve of curves) for (const value of curve ? curve[1] : []) {
     if (value === null) continue;
-    if (value <= 0) return false;
+    if (value <= 0) return 0;
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
-  return high > 30 * low;
+  return high > 0 ? Math.log10(high / low) : 0;
 }
 
 function hidden(data, column, xlog, ylog) {
@@ -165,11 +168,11 @@ function setUp(box) {
   fill(colour, [...keys.map((key) => [key, key]), ["", "job"]], byDefault);
   let touched = false;
   const draw = () => {
-    if (!touched) ylog.checked = spansDecades(data.columns[column.value]);
+    if (!touched) ylog.checked = decades(data.columns[column.value]) > 1.2;
     box.querySelector(".hidden-values").textContent = hidden(data, column.value, xlog.checked, ylog.checked);
     Plotly.react(chart, traces(data, column.value, colour.value),
-      layout(column.value, colour.value, xlog.checked, ylog.checked),
-      { responsive: true, displaylogo: false, scrollZoom: false });
+      layout(data, column.value, colour.value, xlog.checked, ylog.checked),
+      { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] });
   };
   ylog.addEventListener("change", () => { touched = true; });
   form.addEventListener("change", draw);
