@@ -33,7 +33,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779",
   "#6dcd59", "#b4de2c", "#fde725"];
 const WORDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
-const LEGEND = 20;
+const LEGEND = 16; // entries; of more values the legend shows some, evenly
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
 
@@ -65,6 +65,12 @@ function short(key) {
   return key.slice(key.lastIndexOf(".") + 1);
 }
 
+/* Which of so many values have an entry in the legend. */
+function inLegend(count) {
+  if (count <= LEGEND) return new Set(Array(count).keys());
+  return new Set(Array.from({ length: 8 }, (_, i) => Math.round((i * (count - 1)) / 7)));
+}
+
 /* The values of a key over the jobs, in order. */
 function valuesOf(jobs, key) {
   const found = new Map(jobs.map((job) => [JSON.stringify(job.keys[key]), job.keys[key]]));
@@ -76,7 +82,7 @@ function traces(data, column, key) {
   const values = key === "" ? data.jobs.map((job) => job.id) : valuesOf(data.jobs, key);
   const names = values.map((value) => JSON.stringify(value));
   const colour = colours(values);
-  const seen = new Set();
+  const listed = inLegend(values.length);
   const drawn = [];
   data.columns[column].forEach((curve, place) => {
     if (curve === null) return;
@@ -94,10 +100,10 @@ function traces(data, column, key) {
       legendgroup: String(at),
       legendrank: 1000 + at,
       name: key === "" ? job.id : plain(values[at]),
-      showlegend: values.length <= LEGEND && data.jobs.length > 1 && !seen.has(at),
+      showlegend: data.jobs.length > 1 && listed.has(at),
       hovertemplate: ["step %{x}", `${plain(column)} %{y:.6g}`, ...about, job.id].join("<br>") + "<extra></extra>",
     });
-    seen.add(at);
+    listed.delete(at);
   });
   return drawn;
 }
