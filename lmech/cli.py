@@ -36,6 +36,9 @@ lmech: a lab bench for learning mechanics
                                          results as one table: .parquet or .csv
   lmech log DIR logger=[wandb,tensorboard]
                                          what these loggers would have shown of finished runs
+  lmech report DIR … [--to FILE.html]    sweeps as one HTML file that opens offline: figures,
+                                         claims, jobs, and curves to read values from
+  lmech atlas [DIR] [--to FOLDER]        the same of all sweeps below outputs, as a static site
   lmech verify                           golden numbers beside this machine's
   lmech --version
 
@@ -50,7 +53,10 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 """
 
 
-COMMANDS = ("reproduce", "plan", "resume", "measure", "list", "collect", "log", "verify", "init")
+COMMANDS = (
+    *("reproduce", "plan", "resume", "measure", "list", "collect", "log", "report", "atlas"),
+    *("verify", "init"),
+)
 """Each is a module of ``lmech.commands``."""
 
 

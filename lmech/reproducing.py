@@ -19,9 +19,11 @@ from lmech.planning import Job
 from lmech.values import ConfigError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lmech.collecting import Run
+    from lmech.report import Section
+
+
+DEFAULT_SCALE = "default"
 
 
 class Experiment(NamedTuple):
@@ -34,9 +36,7 @@ class Experiment(NamedTuple):
     """What composes its config: the experiment, the scale's overrides, the user's."""
     sweep: list[sweeps.Block]
     claims: list[verdicts.Claim]
-
-
-DEFAULT_SCALE = "default"
+    scale: str = DEFAULT_SCALE
 
 
 def _checked(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
@@ -83,6 +83,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
         overrides=[*chosen, *own.get("overrides", []), *plain],
         sweep=blocks,
         claims=verdicts.parse(own["claims"]),
+        scale=scale,
     )
 
 
@@ -177,13 +178,19 @@ def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:
-    from lmech import collecting, plotting
+    from lmech import collecting
 
     runs = collecting.read_runs(folder)
     if runs:
-        figure = plotting.curves(runs)
-        title = f"{folder.parent.name}: {title}"
-        _draw(folder, figure, runs, title=title, paper="", command=command)
+        _draw(_of_runs(folder, runs, title, command))
+
+
+def _of_runs(folder: Path, runs: "Sequence[Run]", title: str, command: str) -> "Section":
+    """The section of a sweep that no experiment judges: every observable against step."""
+    from lmech import plotting, report
+
+    figure = plotting.curves(runs) if runs else None
+    return report.Section(folder, folder.parent.name, title, "", command, "", figure, [])
 
 
 def train(
@@ -231,39 +238,96 @@ def _adopt(jobs: Sequence[Job], folder: Path) -> None:
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:
     """Measure, judge and draw from what is on the disk."""
-    import pandas as pd
+    from lmech import collecting
 
-    from lmech import collecting, plotting
-
-    module = importlib.import_module(experiment.module)
     runs = collecting.read_runs(folder)
     if not runs:
         return []
+    section = _judged(experiment, folder, runs, command)
+    write_json(folder / CLAIMS, section.claims)
+    _draw(section)
+    return list(section.claims)
+
+
+CLAIMS = "claims.json"
+
+
+def _judged(experiment: Experiment, folder: Path, runs: "Sequence[Run]", command: str) -> "Section":
+    """The section of an experiment's sweep: what its module measures and draws of the runs."""
+    import pandas as pd
+
+    from lmech import collecting, plotting, report
+
+    module = importlib.import_module(experiment.module)
     measured = {run.job for run in runs}
     jobs = collecting.read_jobs(folder).drop(columns=["status", "ended_at"])
     missing = jobs[~jobs["job"].isin(measured)]
     measurements = pd.concat([module.measure(runs), missing], ignore_index=True)
     judged = [verdicts.judge(claim, measurements) for claim in experiment.claims]
-    write_json(folder / "claims.json", judged)
     draw = getattr(module, "figure", lambda runs, _: plotting.curves(runs))
-    headline = (module.__doc__ or "").strip().splitlines()[0]
-    _draw(
-        folder,
-        draw(runs, measurements),
-        runs,
-        title=f"{experiment.name}: {headline}",
+    return report.Section(
+        folder=folder,
+        name=experiment.name,
+        headline=next(iter((module.__doc__ or "").strip().splitlines()), ""),
         paper=experiment.paper,
         command=command,
+        scale=experiment.scale,
+        figure=draw(runs, measurements),
         claims=judged,
     )
-    return judged
 
 
-def _draw(folder: Path, figure: "Figure", runs: "Sequence[Run]", **report_parts: Any) -> None:
+def _draw(section: "Section") -> None:
     from lmech import report
 
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out now, and stays so in each format
-    atomically(folder / "figure.png", lambda path: figure.savefig(path, format="png"))
-    finals = {run.job: run.result["final"] for run in runs}
-    report.write(folder, figure=figure, finals=finals, **{"claims": [], **report_parts})
+    figure = section.figure
+    if figure is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out now, and stays so in each format
+        atomically(section.folder / "figure.png", lambda path: figure.savefig(path, format="png"))
+    report.write(section.folder / "report.html", [section], interactive=False)
+
+
+def redrawn(folder: Path) -> "Section":
+    """A sweep's section of a report, measured, judged and drawn anew from the disk.
+
+    Trains nothing and writes nothing. What cannot be measured today is shown as it was recorded,
+    with a note that says why.
+    """
+    from lmech import collecting
+
+    file = folder / manifest.REQUEST
+    request = read_json(file) if file.is_file() else dict.fromkeys(REQUESTED, "")
+    runs = collecting.read_runs(folder)
+    if not request["experiment"]:
+        return _of_runs(folder, runs, request["title"], request["command"])
+    recorded = folder / CLAIMS
+    before: Any = read_json(recorded) if recorded.is_file() else []
+    try:
+        if not runs:
+            raise ConfigError("no job has a result")
+        experiment = load(request["experiment"], request["scale"], [])
+        section = _judged(experiment, folder, runs, request["command"])
+    except Exception as error:
+        plain = _of_runs(folder, runs, "", request["command"])
+        note = f"not measured anew, claims are as recorded: {one_line(error)}"
+        return plain._replace(scale=request["scale"], claims=before, notes=[note])
+    return section._replace(notes=_differences(before, section.claims))
+
+
+REQUESTED = ("command", "title", "experiment", "scale")
+
+
+def _differences(
+    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What was judged otherwise when the sweep ended, by another version of module or YAML."""
+    then = {claim["claim"]: claim["verdict"] for claim in before}
+    told = [
+        f"claim '{claim['claim']}': {claim['verdict']} now, {then[claim['claim']]} when recorded"
+        for claim in now
+        if then.get(claim["claim"], claim["verdict"]) != claim["verdict"]
+    ]
+    if before and then.keys() != {claim["claim"] for claim in now}:
+        told.append("the claims are today's; when recorded there were others")
+    return told

@@ -22,7 +22,8 @@ def test_conf_and_experiments_travel_inside_the_package(wheel):
     for name in ("conf/config.yaml", "experiments/edge_of_stability/__init__.py"):
         assert f"lmech/{name}" in names
     assert "lmech/golden/chebyshev.json" in names
-    assert "lmech/templates/report.html.j2" in names
+    pages = ("report.html.j2", "parts.html.j2", "atlas.html.j2", "report.css", "report.js")
+    assert {f"lmech/templates/{page}" for page in pages} <= set(names)
     assert "lmech/templates/project/conf/experiment/small_steps.yaml" in names
     assert [name for name in names if "plugins" in name] == ["hydra_plugins/lmech/__init__.py"]
     assert {name.split("/")[0] for name in names} == {
