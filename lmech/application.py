@@ -36,7 +36,7 @@ class FailedError(RuntimeError):
 
 def main(words: Sequence[str], multirun: bool) -> int:
     """Start Hydra with these overrides; returns the exit code. Raises ConfigError."""
-    project.tell_hydra()
+    configs.tell_hydra()
     start = hydra.main(
         config_path=str(paths.conf().resolve()), config_name="config", version_base="1.3"
     )

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lmech import __version__, hints, launching, project
+from lmech import __version__, hints, project
+from lmech.mistakes import ConfigError
 from lmech.stopping import StoppedError
-from lmech.values import ConfigError
 
 USAGE = """\
 lmech: a lab bench for learning mechanics
@@ -104,6 +104,8 @@ def _dispatch(words: list[str]) -> int:
         hint = hints.nearest(overrides[0], COMMANDS)
         raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
     multirun = overrides != words
+    from lmech import launching
+
     if any(map(launching.is_hydras, overrides)):
         from lmech import application
 

@@ -14,10 +14,13 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
@@ -254,10 +257,26 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
     return [f"{section}.{name}" for name in values.signature(section, target).kinds]
 
 
+class _Search(SearchPathPlugin):
+    """The project's folder before the package's, in Hydra's search for configs."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ours, found = str(paths.conf().resolve()), project.current()
+        mains = [part.path for part in search_path.get_path() if part.provider == "main"]
+        if found and [path.removeprefix("file://") for path in mains] == [ours]:
+            main = SearchPathQuery(provider="main")
+            search_path.prepend("lmech-project", f"file://{found.conf}", main)
+
+
+def tell_hydra() -> None:
+    """Have Hydra search the project too, in this process, where the primary config is ours."""
+    Plugins.instance().register(_Search)
+
+
 @cache
 def _composed(overrides: tuple[str, ...], _: Project | None) -> DictConfig:
     """Remembered by the project too, whose files Hydra finds by its search path."""
-    project.tell_hydra()
+    tell_hydra()
     with _apart(), initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
         return hydra_compose("config", list(overrides))
 

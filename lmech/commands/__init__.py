@@ -7,7 +7,7 @@ A new one is a module here and its line in ``cli.USAGE``. Errors of the user are
 import argparse
 from typing import Any
 
-from lmech.values import ConfigError
+from lmech.mistakes import ConfigError
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
