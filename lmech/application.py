@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmech import config as configs
 from lmech import hints, launching, paths, planning, project, reproducing, sweeps
-from lmech.config import groups
+from lmech.catalogue import groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
 from lmech.values import Config, ConfigError

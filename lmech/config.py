@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from lmech import paths, project, values
+from lmech import catalogue, paths, project, values
+from lmech.catalogue import file, groups, place
 from lmech.disk import read_yaml
 from lmech.hints import alike, nearest
 from lmech.project import Project
@@ -36,58 +37,6 @@ Path_ = tuple[str, ...]
 NOT_OF_A_JOB = ("sweep", "experiment")
 # Sections that are one call each; `observables` holds one call an entry.
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization", "logger")
-
-
-def groups() -> dict[str, list[str]]:
-    """Options of each config group, the project's among them."""
-    return _options(project.current())
-
-
-@cache
-def _options(own: Project | None) -> dict[str, list[str]]:
-    ours = _found(paths.conf())
-    theirs = {} if own is None else _found(own.conf)
-    for group in theirs.keys() - ours.keys():  # others may hold what an experiment's defaults name
-        hint = nearest(group, ours)
-        if hint and own is not None:
-            place = project.shown(own.conf / group)
-            raise ConfigError(f"{place}: no group of that name{hint}")
-    return {group: sorted(ours[group] | theirs.get(group, set())) for group in ours}
-
-
-def _found(conf: Path) -> dict[str, set[str]]:
-    """Options by group of one folder."""
-    found: dict[str, set[str]] = {}
-    for file in sorted(conf.glob("*/*.yaml")):
-        found.setdefault(file.parent.name, set()).add(file.stem)
-    return found
-
-
-def file(group: str, option: str) -> Path:
-    """The file of an option: the project's, before the package's of that name."""
-    name, own = f"{group}/{option}.yaml", project.current()
-    if own is not None and (own.conf / name).is_file():
-        return own.conf / name
-    return paths.conf() / name
-
-
-def of_project(group: str, option: str) -> bool:
-    """Whether an option is the project's own."""
-    return not file(group, option).is_relative_to(paths.conf())
-
-
-def place(group: str, option: str) -> str:
-    """The option's file as messages name it; the package's own from ``conf`` on."""
-    if of_project(group, option):
-        return project.shown(file(group, option))
-    return f"conf/{group}/{option}.yaml"
-
-
-def describe(group: str, option: str) -> str:
-    """First comment line of an option's file: what it is."""
-    lines = file(group, option).read_text(encoding="utf-8").splitlines()
-    comments = (line[1:].strip() for line in lines if line.startswith("#"))
-    return next((line for line in comments if line and not line.startswith("@package")), "")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
