@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmech import catalogue, cli, completing, config
+from lmech import catalogue, cli, completing, config, values
 from lmech.commands import completion, resume
 
 ROOT = Path(__file__).parents[1]
@@ -97,11 +98,13 @@ def test_every_value_that_is_offered_is_taken():
         for key, _ in catalogue.leaves(node)
         if not key.endswith("_target_")
     }
-    several = {key: words for key, words in offered.items() if len(words) > 1}
-    assert {"rerun", "model.activation", "dataset.standardize", "execution.mode"} <= set(several)
-    for key, words in several.items():
+    known = config.resolve(config.compose([]))
+    assert {"rerun", "model.activation", "dataset.standardize", "execution.mode"} <= set(offered)
+    for key, words in offered.items():
         for word in words:
-            config.resolve(config.compose([f"{key}={word}"]))
+            (parsed,) = config.parse([f"{key}={word}"])
+            values.check(key, parsed.value(), values.kind_of(known, key))
+    assert sum(map(len, offered.values())) > 50
 
 
 def test_what_resume_takes_is_what_is_offered():
@@ -149,27 +152,31 @@ def run(words, given, folder):
     return done.stdout
 
 
-def bash(folder, *words):
-    """COMPREPLY, for words as bash cuts them; whether the shell then sets a space."""
-    given = 'eval "$(lmech completion bash)"; complete -p lmech\n'
-    listed = " ".join(f"'{word}'" for word in ("lmech", *words))
-    given += f"COMP_WORDS=({listed}); COMP_CWORD={len(words)}; COMP_TYPE=9\n"
-    given += 'compopt() { echo "option: $*"; }; _lmech lmech; printf "<%s>\\n" "${COMPREPLY[@]}"\n'
-    out = run(["bash", "--norc"], given, folder).splitlines()
-    assert out[0] == "complete -F _lmech lmech"
-    return out[1:]
+BASH = {  # words as bash cuts them → COMPREPLY, and what becomes of the shell's options
+    ("reprod",): "reproduce",
+    ("optim",): "optimizer= optimizer.",
+    ("model.wi",): "[-o nospace] model.width=",
+    ("optimizer", "=", "adam"): "adam adamw",
+    ("rerun", "="): "missing failed all",
+    ("model", "=", "vit", "model.pa"): "[-o nospace] model.patch=",
+    ("-m", "'optimizer.learning_rate=geomspace(1, 2, 3)'", "model.wi"): "[-o nospace] model.width=",
+    ("'model.activation=ta",): "model.activation=tanh",
+    ("collect", "res"): "[-o filenames] results",
+    ("nothing_of_that_name",): "",
+}
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 def test_bash_completes(shell):
-    assert bash(shell, "reprod") == ["<reproduce>"]
-    assert bash(shell, "optim") == ["<optimizer=>", "<optimizer.>"]
-    assert bash(shell, "model.wi") == ["option: -o nospace", "<model.width=>"]
-    assert bash(shell, "optimizer", "=", "adam") == ["<adam>", "<adamw>"]
-    assert "<adam>" in bash(shell, "optimizer", "=")
-    assert bash(shell, "model", "=", "vit", "model.pa")[-1] == "<model.patch=>"
-    assert set(bash(shell, "collect", "")) == {"option: -o filenames", "<bin>", "<results>"}
-    assert bash(shell, "nothing_of_that_name") == ["<>"]
+    given = 'eval "$(lmech completion bash)"; complete -p lmech; COMP_TYPE=9\n'
+    given += 'compopt() { printf "[%s] " "$*"; }\n'
+    for words in BASH:
+        listed = " ".join(shlex.quote(word) for word in ("lmech", *words))
+        given += f"COMP_WORDS=({listed}); COMP_CWORD={len(words)}\n"
+        given += '_lmech lmech; echo "${COMPREPLY[@]}"\n'
+    first, *found = run(["bash", "--norc"], given, shell).splitlines()
+    assert first == "complete -F _lmech lmech"
+    assert dict(zip(BASH, found, strict=True)) == BASH
 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh")

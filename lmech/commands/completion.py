@@ -2,8 +2,9 @@
 
 from lmech.commands import new_parser
 
-# Each asks `lmech completion words` for one word a line, with a TAB and what it is. Bash cuts words
-# at = and :, lmech does not: they are put together again, and what stands before is cut off.
+# Each asks `lmech completion words` for one word a line, with a TAB and what it is. Bash (4.3 or
+# later) cuts words at = and :, lmech does not: they are put together again, and what stands before
+# is cut off.
 BASH = r"""
 _lmech() {
     local word current="" words=() joins="" line prefix
@@ -17,6 +18,7 @@ _lmech() {
     done
     current=${words[-1]}
     prefix=${current%"${current##*[=:]}"}
+    [[ $current == [\"\']* ]] && prefix="" current=${current:1}  # it cuts no quoted word
     COMPREPLY=()
     while IFS=$'\t' read -r line _; do
         case $line in
@@ -72,7 +74,7 @@ def main(words: list[str]) -> int:
     if words[:1] == ["words"]:
         from lmech import cli, completing
 
-        *before, current = words[1:] or [""]
+        *before, current = [word.strip("'\"") for word in words[1:]] or [""]
         for word in completing.complete(before, current, cli.COMMANDS):
             print(f"{word.text}\t{word.told}")
         return 0
