@@ -60,13 +60,11 @@ def sweep(*words: Given, **keys: Any) -> "Result":
     return _result(reproducing.run(jobs, launching.command(["-m", *given])))
 
 
-def reproduce(
-    experiment: str, /, *words: Given, scale: str = "default", **keys: Any
-) -> "Result":
+def reproduce(experiment: str, /, *words: Given, scale: str = "default", **keys: Any) -> "Result":
     """Run an experiment's sweep and judge its claims, as `lmech reproduce` does.
 
-    ``lmech.reproduce("edge_of_stability", seed=range(3))``: a list is what a key ranges over. Raises
-    ConfigError.
+    ``lmech.reproduce("edge_of_stability", seed=range(3))``: a list is what a key ranges over.
+    Raises ConfigError.
     """
     from lmech import reproducing
 

@@ -166,8 +166,7 @@ def rows(group: str, option: str) -> list[Row]:
     known = {key: value for key, value in leaves(node) if not key.endswith("_target_")}
     taken = dict(_taken(node))
     listed = [
-        _row(key, written(value), taken.get(key), said.get(key, ""))
-        for key, value in known.items()
+        _row(key, written(value), taken.get(key), said.get(key, "")) for key, value in known.items()
     ]
     inner = {key.rpartition(".")[0] for key in known}
     others = {key: one for key, one in taken.items() if key not in known and key not in inner}

@@ -21,9 +21,10 @@ train
   lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
                                          hydra/launcher=joblib or hydra/sweeper=optuna
   lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
-  lmech plan [--compile] [--verify] …    what any of these or `reproduce` would run: jobs, programs,
-                                         time, memory; starts nothing. --verify lowers every program
-                                         at another value of each input key: the text must not change
+  lmech plan [--compile] [--verify] …    what any of these, or `reproduce`, would run: jobs,
+                                         programs, time, memory; starts nothing. --verify lowers
+                                         them at another value of each input key: the text must
+                                         not change
   lmech plan --show parametrization …    its table: each tensor's role, init, multiplier, rates
 
 experiments
@@ -88,19 +89,8 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors of the user are one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if words[0] in ("-V", "--version", "version"):
-        print(f"lmech {__version__}")
-        return 0
     try:
-        if words[0] == "completion":  # which finds the --config-dir of the line that it completes
-            return _dispatch(words)
-        words, folder = project.split(words)
-        with project.at(folder):
-            project.join()
-            return _dispatch(words)
+        return _started(words)
     except BrokenPipeError:
         raise
     except (ConfigError, OSError) as error:
@@ -112,6 +102,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nlmech: interrupted", file=sys.stderr)
         return 130
+
+
+def _started(words: list[str]) -> int:
+    """In the project that the words name, or that the working directory is in."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"lmech {__version__}")
+        return 0
+    if words[0] == "completion":  # which finds the --config-dir of the line that it completes
+        return _dispatch(words)
+    words, folder = project.split(words)
+    with project.at(folder):
+        project.join()
+        return _dispatch(words)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -7,11 +7,9 @@ can be out of date; neither Hydra, numpy nor JAX is imported, so it takes a tent
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmech import catalogue, definitions, paths, project
-from lmech.disk import read_yaml
 from lmech.mistakes import ConfigError
 
 FOLDERS, FILES = ":folders", ":files"

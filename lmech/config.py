@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from lmech import catalogue, paths, project, values
-from lmech.catalogue import file, groups, place
+from lmech import paths, project, values
+from lmech.catalogue import file, groups
 from lmech.disk import read_yaml
 from lmech.hints import alike, nearest
 from lmech.project import Project

@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
-import lmech
+from lmech import paths
 
 
 class Kind(NamedTuple):
@@ -106,7 +106,7 @@ def _signature(node: Function) -> list[tuple[ast.arg, ast.expr | None]]:
     plain = [*node.args.posonlyargs, *node.args.args]
     defaults = [None] * (len(plain) - len(node.args.defaults)) + [*node.args.defaults]
     pairs = [*zip(plain, defaults, strict=True)]
-    return pairs + [*zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return [*pairs, *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
 
 
 def _arguments(doc: str) -> dict[str, str]:
@@ -125,8 +125,8 @@ def _arguments(doc: str) -> dict[str, str]:
 def _module(name: str) -> _Module | None:
     """A module's source, found as Python would, with no package imported on the way."""
     root, *rest = name.split(".")
-    folders = list(lmech.__path__) if root == "lmech" else None
-    if folders is None or not rest:
+    folders = [str(paths.package()), str(paths.conf().parent)]
+    if root != "lmech" or not rest:
         spec = PathFinder.find_spec(root)
         if spec is None:
             return None
@@ -192,21 +192,25 @@ def kind(node: ast.AST | None, within: _Module) -> Kind:
             return ANYTHING
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             return _either([kind(left, within), kind(right, within)])
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-            words = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            texts = tuple(str(ast.literal_eval(word)) for word in words)
-            return Kind(" | ".join(texts), texts)
-        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[own, *limits])):
-            text, choices = kind(own, within)
-            return Kind(" ".join([text, *filter(None, map(_limit, limits))]), choices)
-        case ast.Subscript(value=ast.Name(id="list" | "tuple" as many), slice=inner):
-            return Kind(f"{many} of {kind(inner, within).text}", ())
+        case ast.Subscript(value=ast.Name(id=name), slice=inner):
+            return _subscripted(name, inner, within) or _named(ast.unparse(node))
         case ast.Name(id=name):
             place = _look_up(within.name, name)
-            if place and isinstance(place[0], ast.Subscript | ast.BinOp):
-                return kind(*place)
-            return _named(name)
+            alias = place and isinstance(place[0], ast.Subscript | ast.BinOp)
+            return kind(*place) if place and alias else _named(name)
     return _named(ast.unparse(node))
+
+
+def _subscripted(name: str, inner: ast.expr, within: _Module) -> Kind | None:
+    """``Literal[…]``, ``Annotated[…]``, ``list[…]``; None for others."""
+    parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+    if name == "Literal":
+        texts = tuple(str(ast.literal_eval(part)) for part in parts)
+        return Kind(" | ".join(texts), texts)
+    if name == "Annotated":
+        text, choices = kind(parts[0], within)
+        return Kind(" ".join([text, *filter(None, map(_limit, parts[1:]))]), choices)
+    return Kind(f"{name} of {kind(inner, within).text}", ()) if name in ("list", "tuple") else None
 
 
 def _named(text: str) -> Kind:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import claims as verdicts
 from lmech import catalogue, config, hints, manifest, planning, sweeps
+from lmech import claims as verdicts
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.mistakes import one_line
 from lmech.planning import Job

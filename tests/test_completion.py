@@ -38,7 +38,10 @@ def texts(line):
         ("stop.train_l|", ["stop.train_loss="]),
         ("rerun=|", ["rerun=missing", "rerun=failed", "rerun=all"]),
         ("model.activation=relu,t|", ["model.activation=relu,tanh"]),
-        ("reproduce edge_of_stability_|", ["edge_of_stability_optimizers", "edge_of_stability_sgd"]),
+        (
+            "reproduce edge_of_stability_|",
+            ["edge_of_stability_optimizers", "edge_of_stability_sgd"],
+        ),
         ("reproduce grokking_xor model.|", ["model.width=", "model.spread=", "model.activation="]),
         ("reproduce edge_of_stability --sc|", ["--scale"]),
         ("reproduce edge_of_stability --scale |", ["default", "paper"]),
@@ -111,7 +114,7 @@ def test_what_resume_takes_is_what_is_offered():
     assert completing.RESUMING == resume.HOW
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_a_commands_options_are_read_off_its_text_as_its_parser_has_them(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
@@ -184,7 +187,10 @@ def test_zsh_completes(shell):
     given = f"""
 compdef() {{ echo "compdef $*"; }}
 {run(["sh", "-c", "lmech completion zsh"], "", shell)}
-compadd() {{ while [[ $1 != -a ]]; do [[ $1 == -S ]] && echo "suffix:$2"; shift; done; print -l "${{(@P)2}}"; }}
+compadd() {{
+    while [[ $1 != -a ]]; do [[ $1 == -S ]] && echo "suffix:$2"; shift; done
+    print -l "${{(@P)2}}"
+}}
 _files() {{ echo "files $*"; }}
 words=(lmech optim); CURRENT=2; _lmech
 words=(lmech optimizer=adam); CURRENT=2; _lmech
