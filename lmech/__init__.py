@@ -3,22 +3,29 @@
 ``import lmech`` is light: JAX is imported when something trains, pandas when tables are read.
 """
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lmech.calling import reproduce, run, sweep
     from lmech.collecting import collect
 
-__all__ = ["__version__", "collect"]
+__all__ = ["__version__", "collect", "reproduce", "run", "sweep"]
 __version__ = "0.1.0"
+
+_FUNCTIONS = {
+    "collect": "lmech.collecting",
+    "reproduce": "lmech.calling",
+    "run": "lmech.calling",
+    "sweep": "lmech.calling",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "collect":
+    if name not in _FUNCTIONS:
         raise AttributeError(f"module 'lmech' has no attribute '{name}'")
-    from lmech.collecting import collect
-
-    return collect
+    return getattr(importlib.import_module(_FUNCTIONS[name]), name)
 
 
 # In a wheel `conf` and `experiments` lie inside the package. In a checkout they stand beside it,

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmech import config as configs
 from lmech import hints, launching, paths, planning, project, reproducing, sweeps
-from lmech.config import groups
+from lmech.catalogue import groups
 from lmech.planning import Job
 from lmech.reproducing import Outcome
 from lmech.values import Config, ConfigError
@@ -36,7 +36,7 @@ class FailedError(RuntimeError):
 
 def main(words: Sequence[str], multirun: bool) -> int:
     """Start Hydra with these overrides; returns the exit code. Raises ConfigError."""
-    project.tell_hydra()
+    configs.tell_hydra()
     start = hydra.main(
         config_path=str(paths.conf().resolve()), config_name="config", version_base="1.3"
     )

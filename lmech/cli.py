@@ -7,39 +7,53 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lmech import __version__, hints, launching, project
+from lmech import __version__, hints, project
+from lmech.mistakes import ConfigError
 from lmech.stopping import StoppedError
-from lmech.values import ConfigError
 
 USAGE = """\
 lmech: a lab bench for learning mechanics
 
-  lmech KEY=VALUE …                      train one run, e.g. lmech dataset=digits steps=500
-  lmech -m KEY=VALUES …                  train a sweep: every combination; values are 0.1,0.2 or
+train
+  lmech KEY=VALUE …                      one run, e.g. lmech dataset=digits steps=500
+  lmech -m KEY=VALUES …                  a sweep: every combination; values are 0.1,0.2 or
                                          range(8) or geomspace(low, high, n) or linspace(…)
   lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
                                          hydra/launcher=joblib or hydra/sweeper=optuna
+  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
+  lmech plan [--compile] [--verify] …    what any of these, or `reproduce`, would run: jobs,
+                                         programs, time, memory; starts nothing. --verify lowers
+                                         them at another value of each input key: the text must
+                                         not change
+  lmech plan --show parametrization …    its table: each tensor's role, init, multiplier, rates
+
+experiments
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report;
                                          --all: every experiment in turn, and one table
-  lmech plan [--compile] [--verify] …    what any of the above would run: jobs, programs, time,
-                                         memory; starts nothing. --verify lowers every program at
-                                         another value of each input key: the text must not change
-  lmech plan --show parametrization …    its table: each tensor's role, init, multiplier, rates
-  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
+  lmech list experiments                 what each shows, of which paper, its last verdict here
+
+results
+  lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
+                                         results as one table: .parquet or .csv
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
-  lmech init NAME                        a folder of your own: an experiment and its module
-  lmech list [GROUP|keys [KEY=VALUE …]]  experiments, models, datasets, … or every key of a choice
-  lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
-                                         results as one table: .parquet or .csv
   lmech log DIR logger=[wandb,tensorboard]
                                          what these loggers would have shown of finished runs
   lmech report DIR … [--to FILE.html]    sweeps as one HTML file that opens offline: figures,
                                          claims, jobs, and curves to read values from
   lmech atlas [DIR] [--to FOLDER]        the same of all sweeps below outputs, as a static site
+
+machine
   lmech verify                           golden numbers beside this machine's
+
+more
+  lmech list [GROUP [OPTION]]            models, datasets, optimizers, … and what each takes
+  lmech list keys [KEY=VALUE …]          every key of a choice, with its value
+  lmech init NAME                        a folder of your own: an experiment and its module
+  lmech completion bash|zsh|fish         words for the shell to complete: eval "$(…)"
+  lmech COMMAND --help                   a command's arguments, with examples
   lmech --version
 
 --config-dir DIR, anywhere on the line, adds your own config groups. A folder whose pyproject.toml
@@ -49,13 +63,13 @@ outputs/<name>/<sweep>/ (see the README); a run that is already there is not run
 
 exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict is not the expected
             one · 2 a verdict is undetermined, or the command line is wrong · 75 stopped by SIGTERM
-            or SIGUSR1, and saved: the same command goes on
+            or SIGUSR1, and saved: the same command goes on · 130 interrupted (Ctrl-C)
 """
 
 
 COMMANDS = (
     *("reproduce", "plan", "resume", "measure", "list", "collect", "log", "report", "atlas"),
-    *("verify", "init"),
+    *("verify", "init", "completion"),
 )
 """Each is a module of ``lmech.commands``."""
 
@@ -80,17 +94,8 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors of the user are one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0
-    if words[0] in ("-V", "--version", "version"):
-        print(f"lmech {__version__}")
-        return 0
     try:
-        words, folder = project.split(words)
-        with project.at(folder):
-            project.join()
-            return _dispatch(words)
+        return _started(words)
     except BrokenPipeError:
         raise
     except (ConfigError, OSError) as error:
@@ -104,6 +109,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _started(words: list[str]) -> int:
+    """In the project that the words name, or that the working directory is in."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if words[0] in ("-V", "--version", "version"):
+        print(f"lmech {__version__}")
+        return 0
+    if words[0] == "completion":  # which finds the --config-dir of the line that it completes
+        return _dispatch(words)
+    words, folder = project.split(words)
+    with project.at(folder):
+        project.join()
+        return _dispatch(words)
+
+
 def _dispatch(words: list[str]) -> int:
     if words[0] in COMMANDS:
         return importlib.import_module(f"lmech.commands.{words[0]}").main(words[1:])
@@ -112,6 +133,8 @@ def _dispatch(words: list[str]) -> int:
         hint = hints.nearest(overrides[0], COMMANDS)
         raise ConfigError(f"no command '{overrides[0]}'{hint} (see lmech --help)")
     multirun = overrides != words
+    from lmech import launching
+
     if any(map(launching.is_hydras, overrides)):
         from lmech import application
 

@@ -14,15 +14,19 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from lmech import paths, project, values
+from lmech.catalogue import file, groups
 from lmech.disk import read_yaml
 from lmech.hints import alike, nearest
 from lmech.project import Project
@@ -35,58 +39,6 @@ NOT_OF_A_JOB = ("sweep", "experiment")
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization")
 OPTIONAL_CALLS = ("rate_unit",)  # or null
 SEVERAL = ("observables", "logger")
-
-
-def groups() -> dict[str, list[str]]:
-    """Options of each config group, the project's among them."""
-    return _options(project.current())
-
-
-@cache
-def _options(own: Project | None) -> dict[str, list[str]]:
-    ours = _found(paths.conf())
-    theirs = {} if own is None else _found(own.conf)
-    for group in theirs.keys() - ours.keys():  # others may hold what an experiment's defaults name
-        hint = nearest(group, ours)
-        if hint and own is not None:
-            place = project.shown(own.conf / group)
-            raise ConfigError(f"{place}: no group of that name{hint}")
-    return {group: sorted(ours[group] | theirs.get(group, set())) for group in ours}
-
-
-def _found(conf: Path) -> dict[str, set[str]]:
-    """Options by group of one folder."""
-    found: dict[str, set[str]] = {}
-    for file in sorted(conf.glob("*/*.yaml")):
-        found.setdefault(file.parent.name, set()).add(file.stem)
-    return found
-
-
-def file(group: str, option: str) -> Path:
-    """The file of an option: the project's, before the package's of that name."""
-    name, own = f"{group}/{option}.yaml", project.current()
-    if own is not None and (own.conf / name).is_file():
-        return own.conf / name
-    return paths.conf() / name
-
-
-def of_project(group: str, option: str) -> bool:
-    """Whether an option is the project's own."""
-    return not file(group, option).is_relative_to(paths.conf())
-
-
-def place(group: str, option: str) -> str:
-    """The option's file as messages name it; the package's own from ``conf`` on."""
-    if of_project(group, option):
-        return project.shown(file(group, option))
-    return f"conf/{group}/{option}.yaml"
-
-
-def describe(group: str, option: str) -> str:
-    """First comment line of an option's file: what it is."""
-    lines = file(group, option).read_text(encoding="utf-8").splitlines()
-    comments = (line[1:].strip() for line in lines if line.startswith("#"))
-    return next((line for line in comments if line and not line.startswith("@package")), "")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -255,10 +207,26 @@ def _parameters(key: str, known: Mapping[str, Any]) -> list[str]:
     return [f"{section}.{name}" for name in values.signature(section, target).kinds]
 
 
+class _Search(SearchPathPlugin):
+    """The project's folder before the package's, in Hydra's search for configs."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ours, found = str(paths.conf().resolve()), project.current()
+        mains = [part.path for part in search_path.get_path() if part.provider == "main"]
+        if found and [path.removeprefix("file://") for path in mains] == [ours]:
+            main = SearchPathQuery(provider="main")
+            search_path.prepend("lmech-project", f"file://{found.conf}", main)
+
+
+def tell_hydra() -> None:
+    """Have Hydra search the project too, in this process, where the primary config is ours."""
+    Plugins.instance().register(_Search)
+
+
 @cache
 def _composed(overrides: tuple[str, ...], _: Project | None) -> DictConfig:
     """Remembered by the project too, whose files Hydra finds by its search path."""
-    project.tell_hydra()
+    tell_hydra()
     with _apart(), initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
         return hydra_compose("config", list(overrides))
 

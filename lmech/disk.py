@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 
@@ -99,6 +99,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def finite(value: Any) -> Any:
     """Plain Python data with None for NaN and infinities."""
+    import numpy as np  # noqa: PLC0415 what reads YAML alone, as the completion, starts without
+
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -117,8 +119,9 @@ def write_table(path: Path, table: "pa.Table") -> None:
     atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def write_weights(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
+def write_weights(path: Path, leaves: "Mapping[str, np.ndarray]") -> None:
     """Parameters by name, ``hidden_1/kernel``, as an npz."""
+    import numpy as np  # noqa: PLC0415
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -127,8 +130,10 @@ def write_weights(path: Path, leaves: Mapping[str, np.ndarray]) -> None:
     atomically(path, write)
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path) -> "dict[str, np.ndarray]":
     """Parameters by name. Raises ValueError for a file that cannot be read."""
+    import numpy as np  # noqa: PLC0415
+
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)

@@ -27,6 +27,14 @@ MANUAL = re.compile(r" \(https://\S+\)")
 """Where flax sends its readers."""
 
 
+class ConfigError(ValueError):
+    """A key, option or value that cannot be: one line, with what to write instead."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook prints of it, in place of a traceback: the line."""
+        return [f"ConfigError: {self}"]
+
+
 def innermost(error: BaseException) -> BaseException:
     """What a target raised, out of Hydra's wrapping."""
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:

@@ -4,6 +4,9 @@ import importlib
 import os
 from pathlib import Path
 
+OURS = ("lmech", "optax", "flax", "jax")
+"""The packages whose code is ours or a library's, rather than the user's."""
+
 
 def conf() -> Path:
     """Folder of the package's configs (beside the package in a checkout, inside it in a wheel)."""

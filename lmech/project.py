@@ -7,6 +7,7 @@ project is then the folder that DIR is in. Its options come before the package's
 and its modules are importable, after everything that is installed.
 
 It has config groups only. The primary config is lmech's, so that a key means the same everywhere.
+Nothing here imports Hydra: the shell's completion asks too.
 """
 
 import ast
@@ -19,14 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-from lmech import paths
 from lmech.hints import nearest
-from lmech.signatures import OURS
-from lmech.values import ConfigError
+from lmech.mistakes import ConfigError
+from lmech.paths import OURS
 
 FLAG = "--config-dir"
 VARIABLE = "LMECH_CONFIG_DIR"
@@ -186,19 +182,3 @@ def words() -> list[str]:
     """What of a command line names the project: nothing where the working directory does."""
     named = os.environ.get(VARIABLE)
     return [FLAG, named] if named else []
-
-
-class _Search(SearchPathPlugin):
-    """The project's folder before the package's, in Hydra's search for configs."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        ours, found = str(paths.conf().resolve()), current()
-        mains = [part.path for part in search_path.get_path() if part.provider == "main"]
-        if found and [path.removeprefix("file://") for path in mains] == [ours]:
-            main = SearchPathQuery(provider="main")
-            search_path.prepend("lmech-project", f"file://{found.conf}", main)
-
-
-def tell_hydra() -> None:
-    """Have Hydra search the project too, in this process, where the primary config is ours."""
-    Plugins.instance().register(_Search)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lmech import catalogue, config, hints, manifest, planning, sweeps
 from lmech import claims as verdicts
-from lmech import config, hints, manifest, planning, sweeps
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.loggers import Progress
 from lmech.loggers.following import following
@@ -41,7 +41,7 @@ class Experiment(NamedTuple):
 
 def _checked(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
     """The experiment section, with all that it needs and a module that measures."""
-    place = f"{config.place('experiment', name)}: experiment"
+    place = f"{catalogue.place('experiment', name)}: experiment"
     if node is None:
         raise ConfigError(f"{place}: there is none, with its name, module, sweep and claims")
     for key in ("name", "module", "sweep", "claims"):
@@ -61,7 +61,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
 
     An override of a swept key replaces its values. Raises ConfigError.
     """
-    options = config.groups().get("experiment", [])
+    options = catalogue.groups().get("experiment", [])
     if name not in options:
         where = "lmech list; a project's own are found where its pyproject.toml is"
         raise ConfigError(f"no experiment '{name}'{hints.nearest(name, options)} ({where})")
@@ -90,7 +90,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
 def having(scale: str) -> list[str]:
     """The experiments that have the scale. Raises ConfigError if none has."""
     scales = {}
-    for name in config.groups().get("experiment", []):
+    for name in catalogue.groups().get("experiment", []):
         node = _checked(name, config.plain(config.compose([f"experiment={name}"]))["experiment"])
         scales[name] = [DEFAULT_SCALE, *node.get("scales", {})]
     names = [name for name, known in scales.items() if scale in known]

@@ -31,8 +31,8 @@ from pydantic import FiniteFloat
 from lmech import paths
 from lmech.disk import atomically
 from lmech.hints import nearest
+from lmech.paths import OURS
 
-OURS = ("lmech", "optax", "flax", "jax")
 STAMPED = ("lmech", "optax", "flax")  # whose files are looked at; of the others, the versions
 DISTRIBUTIONS = ("annotated-types", "flax", "jax", "numpy", "optax", "pydantic", "pydantic-core")
 

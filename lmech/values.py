@@ -11,6 +11,7 @@ from typing_extensions import is_typeddict
 
 from lmech import mistakes, signatures
 from lmech.hints import nearest
+from lmech.mistakes import ConfigError
 from lmech.signatures import Signature
 
 Config = dict[str, Any]
@@ -56,10 +57,6 @@ KEYS: dict[str, Any] = {
     "precision.dtype": Literal["float32", "float64"],
     "precision.matmul": Literal["highest", "high", "default"],
 }
-
-
-class ConfigError(ValueError):
-    """A key, option or value that cannot be: one line, with what to write instead."""
 
 
 def signature(path: str, target: str) -> Signature:

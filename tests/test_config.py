@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import config, planning, sweeps
+from lmech import catalogue, config, planning, sweeps
 from lmech.values import ConfigError
 
 # What the user wrote, and what the message must contain.
@@ -85,7 +85,7 @@ def test_every_option_of_every_group_composes_and_is_described():
         for option in options:
             choice = f"{group}=[{option}]" if group == "observables" else f"{group}={option}"
             assert config.resolve(config.compose([choice]))
-            assert config.describe(group, option)
+            assert catalogue.describe(group, option)
 
 
 def test_integers_become_floats_where_the_parameter_is_one():

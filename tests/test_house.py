@@ -21,9 +21,10 @@ PRESETS = {
 DOCS = "\n".join(
     path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 )
-# Hydra looks for what is in there; pickle and Hydra call these methods.
+# Hydra looks for what is in there; pickle, Hydra, argparse and notebooks call these methods.
 PLUGINS = "lmech/plugins/hydra_plugins/lmech/__init__.py"
-CALLED = {"find_class", "manipulate_search_path"}
+CALLED = {"find_class", "manipulate_search_path", "_fill_text"}
+CALLED |= {"_render_traceback_", "_repr_html_", "_repr_png_"}
 
 
 def module_of(path):

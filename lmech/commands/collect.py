@@ -8,7 +8,14 @@ from lmech.values import ConfigError
 
 def main(words: list[str]) -> int:
     """Run `lmech collect`; returns the exit code."""
-    parser = new_parser("collect", "Results as one table, one row a run and step.")
+    parser = new_parser(
+        "collect",
+        "Results as one table, one row a run and step.",
+        {
+            "lmech collect outputs --to all.parquet": "every recorded number",
+            "lmech collect outputs/run --columns train_loss --steps last": "the last losses",
+        },
+    )
     parser.add_argument("folder", type=Path, help="a sweep's, or one above: all below it")
     parser.add_argument("--columns", help="observables, A,B (default: all); the rest is not read")
     parser.add_argument(

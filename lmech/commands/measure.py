@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Run `lmech measure`; returns the exit code."""
-    parser = new_parser("measure", "Add columns to finished runs, from the weights that they kept.")
+    parser = new_parser(
+        "measure",
+        "Add columns to finished runs, from the weights that they kept (`snapshots`, and the last "
+        "ones). Trains nothing.",
+        {
+            "lmech measure outputs 'observables=[trace]'": "at every step whose weights are kept",
+            "lmech measure outputs 'observables=[ntk]' observables.ntk.every=1 --steps last": (
+                "at the last one"
+            ),
+        },
+        {1: "something asked for has no answer"},
+    )
     parser.add_argument("folder", type=Path, help="a sweep's, or one above: all below it")
     parser.add_argument(
         "overrides",

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Print what the rest of the line would run."""
-    parser = new_parser("plan", "What any other command line would run; starts nothing.")
+    parser = new_parser(
+        "plan",
+        "What any other command line would run: jobs, programs, operations, memory, time. Starts "
+        "nothing.",
+        {
+            "lmech plan -m seed=0,1 model.width=64,128": "a sweep's programs and their cost",
+            "lmech plan reproduce edge_of_stability": "an experiment's",
+            "lmech plan --verify -m seed=0,1": "that a seed is an input of its program",
+            "lmech plan --show parametrization parametrization=mup": "what μP does to each tensor",
+        },
+        {1: "--verify: a key that should be an input changes the program"},
+    )
     parser.usage = "lmech plan [options] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
     parser.add_argument("--compile", action="store_true", help="measure memory, by compiling")
     parser.add_argument(

@@ -21,7 +21,23 @@ def main(words: list[str]) -> int:
 
 def options_of(words: list[str], one: bool = False) -> argparse.Namespace:
     """What follows ``reproduce``; ``one``: not --all. Raises ConfigError."""
-    parser = new_parser("reproduce", "Run an experiment's own sweep and judge its claims.")
+    parser = new_parser(
+        "reproduce",
+        "Run an experiment's own sweep (what is not finished of it), judge its claims, draw its "
+        "figure and write the report.",
+        {
+            "lmech reproduce edge_of_stability": "its default scale",
+            "lmech reproduce edge_of_stability seed=5,6": "on seeds of your choice",
+            "lmech reproduce edge_of_stability --scale paper": "as published",
+            "lmech reproduce --all": "every experiment, and one table",
+        },
+        {
+            0: "every verdict is the expected one",
+            1: "a run failed, or a verdict is not the expected one",
+            2: "a verdict is undetermined, or the command line is wrong",
+            75: "stopped by a signal and saved: the same command goes on",
+        },
+    )
     parser.usage = "lmech reproduce (EXPERIMENT | --all) [KEY=VALUE …] [--scale SCALE]"
     parser.add_argument(
         "experiment", nargs="?", help="a name from `lmech list experiment`; or --all of them"

@@ -12,7 +12,17 @@ HOW = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache",
 def main(words: list[str]) -> int:
     """Run `lmech resume`; returns the exit code."""
     parser = new_parser(
-        "resume", "Go on with a sweep as its manifest has it; no YAML is read again."
+        "resume",
+        "Go on with a sweep as its manifest has it; no YAML is read again.",
+        {
+            "lmech resume outputs/run/3f2a9c": "what is missing",
+            "lmech resume outputs/run/3f2a9c rerun=failed": "what failed too",
+        },
+        {
+            1: "a run failed, or a verdict is not the expected one",
+            2: "a verdict is undetermined, or the command line is wrong",
+            75: "stopped by a signal and saved: the same command goes on",
+        },
     )
     parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
     parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")

@@ -1,5 +1,7 @@
 """Progress on the terminal: live where there is one, a line now and then where there is not."""
 
+import html
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -129,11 +131,50 @@ def _plain(seconds: float, clock: Callable[[], float]) -> Iterator[Callable[[Pro
             print(total_line(totals), flush=True)
 
 
+@contextmanager
+def _notebook(seconds: float, clock: Callable[[], float]) -> Iterator[Callable[[Progress], None]]:
+    """One output of the cell, drawn anew at most every ``seconds``, which ends as the total line.
+
+    Not rich's own bars, which need ipywidgets and are gone from a notebook that is saved.
+    """
+    from IPython.display import display  # noqa: PLC0415 there in a notebook, and not elsewhere
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    shown, totals = -math.inf, None
+
+    def show(progress: Progress) -> None:
+        nonlocal shown, totals
+        totals = progress.sweep
+        if progress.event != "runs" or clock() - shown >= seconds:
+            shown = clock()
+            handle.update(_bars(progress), raw=True)
+
+    try:
+        yield show
+    finally:
+        if totals is not None:
+            handle.update({"text/plain": total_line(totals)}, raw=True)
+
+
+def _bars(progress: Progress) -> dict[str, str]:
+    """The batch and the sweep, as a notebook shows them; as text where it cannot."""
+    bar = '<progress value="{}" max="{}"></progress> {}'
+    done, horizon = progress.sweep.steps, max(progress.sweep.horizon, 1)
+    own = html.escape(batch_line(progress).partition("; ")[0])
+    lines = [
+        bar.format(done, horizon, html.escape(sweep_line(progress.sweep))),
+        bar.format(progress.step, max(progress.horizon, 1), own),
+    ]
+    return {"text/plain": batch_line(progress), "text/html": "<br>".join(lines)}
+
+
 def console(seconds: float = 10.0) -> Logger:
-    """Live bars on a terminal; elsewhere, as in a log file, a line every ``seconds``."""
+    """Live bars on a terminal or in a notebook; elsewhere, a line every ``seconds``."""
 
     def follow(_: Path) -> AbstractContextManager[Callable[[Progress], None]]:
         terminal = Console(file=sys.stdout)
+        if terminal.is_jupyter:
+            return _notebook(0.2, time.monotonic)
         return _live(terminal) if terminal.is_terminal else _plain(seconds, time.monotonic)
 
     return follow
