@@ -7,7 +7,6 @@ not there.
 
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,9 @@ import numpy as np
 from lmech.disk import atomically
 from lmech.lanes import Record, Saved
 from lmech.numerics import trees
+from lmech.states import BROKEN, STATE, DamageError, damaged
 
-STATE = "state.npz"
 ROWS = ("members", "steps", "valid")
-
-
-class DamageError(ValueError):
-    """A state that cannot be read: one line that names its folder."""
 
 
 class Checkpoint(NamedTuple):
@@ -134,19 +129,6 @@ def write(
     return parts
 
 
-def holds(folder: Path) -> tuple[int, list[str]]:
-    """The step of the folder's state and the identities of its members, without reading it all.
-
-    Raises DamageError.
-    """
-    try:
-        with (folder / STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            head = json.loads(arrays["head"].item())
-        return int(head["step"]), list(head["ids"])
-    except BROKEN as error:
-        raise _damaged(folder, error) from error
-
-
 def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     """What the folder holds; ``like`` is a carry and memories of the same shapes but for the lanes.
 
@@ -162,21 +144,12 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
         saved = (head["step"], arrays["members"])
         ids, execution = head["ids"], head["execution"]
     except BROKEN as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     shapes = jax.tree.leaves(like)
     if [(a.shape[1:], a.dtype) for a in leaves] != [(s.shape[1:], s.dtype) for s in shapes]:
         raise DamageError(f"{path} is of another program; delete {folder} to start over")
     carry, memories = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return Checkpoint(Saved(*saved, carry, memories), records, parts, ids, execution)
-
-
-BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile)
-
-
-def _damaged(folder: Path, error: Exception) -> DamageError:
-    return DamageError(
-        f"{folder}: its state cannot be read ({error}); delete the folder to start over"
-    )
 
 
 def _records(path: Path) -> list[Record]:

@@ -26,7 +26,12 @@ lmech: a lab bench for learning mechanics
                                          memory; starts nothing. --verify lowers every program at
                                          another value of each input key: the text must not change
   lmech plan --show parametrization …    its table: each tensor's role, init, multiplier, rates
-  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
+  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it; --batch N: with
+                                         that batch alone
+  lmech submit [cluster=NAME] [cluster.KEY=VALUE …] …
+                                         send any of the above that trains to SLURM, as an array of
+                                         batches, and return; settings: conf/cluster
+  lmech status DIR                       how far a sweep is, wherever it runs
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
@@ -48,7 +53,10 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 """
 
 
-COMMANDS = ("reproduce", "plan", "resume", "measure", "list", "collect", "verify", "init")
+COMMANDS = (
+    *("reproduce", "plan", "resume", "submit", "status", "measure", "list", "collect", "verify"),
+    "init",
+)
 """Each is a module of ``lmech.commands``."""
 
 

@@ -16,7 +16,9 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
     parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")
-    options = parser.parse_args(words)
+    one = "train this batch alone, and draw and judge nothing (what an array's task does)"
+    parser.add_argument("--batch", type=int, metavar="N", help=one)
+    options = parser.parse_intermixed_args(words)
     for override in config.parse(options.how):
         if override.key_or_group not in HOW:
             hint = hints.nearest(override.key_or_group, HOW)
@@ -24,4 +26,4 @@ def main(words: list[str]) -> int:
     from lmech import reproducing
 
     changes = {override.key_or_group: override.value() for override in config.parse(options.how)}
-    return launching.close(reproducing.resume(options.folder, changes))
+    return launching.close(reproducing.resume(options.folder, changes, options.batch))
