@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,9 @@ def _queue(sweep: Path) -> Queue:
         return {}
 
 
+PLACES = ("state saved at", "where")
+
+
 def table(batches: Sequence["BatchStatus"], queued: Queue) -> "Table":
     """A batch a line; those in a row of which there is the same to say share one."""
     from rich.table import Table
@@ -57,26 +60,29 @@ def table(batches: Sequence["BatchStatus"], queued: Queue) -> "Table":
 
     everything = watching.total(batches)
     shown = [status for status, count in everything.items() if count]
-    table = Table("batch", "jobs", *shown, "state saved at", "where")
-    for (_, saved, where), alike in groupby(batches, key=lambda batch: _same(batch, queued)):
+    keys = [_same(batch, queued) for batch in batches]
+    told = [any(column) for column in zip(*(places for _, places in keys), strict=True)]
+    table = Table("batch", "jobs", *shown, *compress(PLACES, told))
+    for (_, places), alike in groupby(batches, key=lambda batch: _same(batch, queued)):
         own = list(alike)
         numbers = [batch.number for batch in own if batch.number is not None]
         counts = _cells(watching.total(own), shown)
-        table.add_row(manifest.spans(numbers) or "of other sweeps", *counts, saved, where)
+        name = manifest.spans(numbers) or "of other sweeps"
+        table.add_row(name, *counts, *compress(places, told))
     table.add_section()
-    table.add_row("all", *_cells(everything, shown), "", "")
+    table.add_row("all", *_cells(everything, shown))
     return table
 
 
-def _same(batch: "BatchStatus", queued: Queue) -> tuple[tuple[str, ...], str, str]:
-    """What is to be the same of batches that share a line: statuses, state, place."""
+def _same(batch: "BatchStatus", queued: Queue) -> tuple[tuple[str, ...], tuple[str, str]]:
+    """What is to be the same of batches that share a line: statuses; state saved, and where."""
     saved = "" if batch.step is None else f"step {batch.step:,} of {batch.horizon:,}"
     if batch.damaged:
         saved = "damaged: delete its folder"
     array, state = queued.get(-1 if batch.number is None else batch.number, (0, ""))
     task = f"{state.lower()} in array {array}" if state else ""
     where = ", ".join(part for part in (batch.host or "", task) if part)
-    return tuple(status for status, count in batch.counts.items() if count), saved, where
+    return tuple(status for status, count in batch.counts.items() if count), (saved, where)
 
 
 def _cells(counts: Mapping[str, int], shown: Sequence[str]) -> list[str]:
