@@ -1,18 +1,15 @@
 """Which jobs run together and how: fixed in the manifest, once, before the first step."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmech import building, locking, manifest, planning, tuning
-from lmech.disk import read_json, write_json
-from lmech.manifest import Entry
+from lmech import building, checking, freezing, manifest, planning, tuning
+from lmech.freezing import Entries
 from lmech.member import Program, Room
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
-from lmech.values import ConfigError
 
 
 class Batch(NamedTuple):
@@ -39,41 +36,59 @@ def arranged(
     Whoever comes first decides, once, how each group runs; the others of this sweep, and whoever
     goes on with it, find it there.
     """
-    afresh = jobs[0].config["rerun"] == "all"
-    with locking.waited(target / "manifest.lock"):
-        old = manifest.read(target)
-        programs: dict[str, Program] = {}
+    programs: dict[str, Program] = {}
 
-        def execution(group: Sequence[Job]) -> dict[str, Any]:
-            place = planning.group_id(group[0].config)
-            ways = (entry["execution"] for entry in old if entry["group"] == place)
-            known: dict[str, Any] = next(filter(None, ways), {})  # a job taken over has none
-            known = {} if afresh else known
-            programs[place], lanes = _tuned(group, setups[place], known)
-            return {**machine, **_way(programs[place]), "lanes": lanes}
+    def execution(old: Entries, group: Sequence[Job]) -> dict[str, Any]:
+        place, asked = planning.group_id(group[0].config), group[0].config["execution"]["lanes"]
+        programs[place], lanes = _tuned(group, setups[place], _known(old, place), asked)
+        return {**machine, **_way(programs[place]), "lanes": lanes}
 
-        entries = manifest.planned(jobs, todo, old, execution, afresh)
-        if afresh:
-            _set_aside(target, todo)
-        _write_request(target, request)
-        manifest.write(target, entries)
-        if jobs[0].config["rerun"] != "missing":
-            for job in todo:
-                (target / job.id / "error.txt").unlink(missing_ok=True)
+    def decided(entries: Entries) -> Entries:
+        ways = {place: _decided(entries, place) for place in setups}
+        return [_with_way(entry, machine, ways.get(entry["group"])) for entry in entries]
+
+    entries = freezing.freeze(target, jobs, todo, request, execution, decided)
+    records = {entry["id"]: entry["execution"] for entry in entries}
     for job in todo:  # groups of which nothing is new
         place = planning.group_id(job.config)
         if place not in programs:
-            known = next(entry["execution"] for entry in entries if entry["id"] == job.id)
-            programs[place], _ = _tuned([job], setups[place], known)
+            programs[place], _ = _tuned([job], setups[place], records[job.id], None)
     return _batches(machine, entries, todo, programs)
 
 
-def _write_request(target: Path, request: Mapping[str, Any]) -> None:
-    """What was asked for; an experiment's request stays, with its claims to be judged."""
-    path = target / manifest.REQUEST
-    if path.is_file() and read_json(path)["experiment"]:
-        return
-    write_json(path, request)
+def _known(entries: Entries, place: str) -> Mapping[str, Any]:
+    """How a group runs, by the first of its lines that says so; else nothing."""
+    records = (entry["execution"] for entry in entries if entry["group"] == place)
+    return next((record for record in records if "mode" in record), {})
+
+
+def _is_open(entry: manifest.Entry) -> bool:
+    """Whether the line has a batch and leaves open how it runs."""
+    return entry["batch"] is not None and "mode" not in entry["execution"]
+
+
+def _decided(entries: Entries, place: str) -> dict[str, Any]:
+    """How the batches of a group run that leave it open; nothing if there are none.
+
+    As the group's others do, else by all of those batches, whichever of them is to do here: what is
+    chosen does not depend on who comes first.
+    """
+    left = [entry for entry in entries if entry["group"] == place and _is_open(entry)]
+    if not left:
+        return {}
+    group, lanes = manifest.jobs(left), max(entry["execution"]["lanes"] for entry in left)
+    with checking.tracing(group[0].config):
+        setup = building.build([job.config for job in group])
+    return _way(_tuned(group, setup, _known(entries, place), lanes)[0])
+
+
+def _with_way(
+    entry: manifest.Entry, machine: Mapping[str, Any], way: Mapping[str, Any] | None
+) -> manifest.Entry:
+    """The line, with how it runs here if it has left that open."""
+    if not way or not _is_open(entry):
+        return entry
+    return {**entry, "execution": {**machine, **way, "lanes": entry["execution"]["lanes"]}}
 
 
 def _way(program: Program) -> dict[str, Any]:
@@ -83,40 +98,38 @@ def _way(program: Program) -> dict[str, Any]:
 
 
 def _tuned(
-    group: Sequence[Job], setup: building.Setup, known: Mapping[str, Any]
+    group: Sequence[Job], setup: building.Setup, known: Mapping[str, Any], asked: int | None
 ) -> tuple[Program, int]:
-    """The group's program and lanes: as ``known`` from before, as asked for, or the best here."""
-    asked = group[0].config["execution"]
+    """The group's program and lanes: as ``known`` from before, as ``asked``, or the best here."""
     if known:
         fixed = {"mode": known["mode"], "capacity": known["capacity"]}
         fixed |= {"room": Room(*known["room"])} if "room" in known else {}
-        lanes = min(asked["lanes"], len(group)) if asked["lanes"] else known["lanes"]
+        lanes = min(asked, len(group)) if asked else known["lanes"]
         return replace(setup.program, **fixed), lanes
     with numerics(group[0].config["precision"]["matmul"]):
-        lanes = _lanes(group, setup)
-        if asked["mode"] == "auto":
+        lanes = _lanes(group, setup, asked)
+        if group[0].config["execution"]["mode"] == "auto":
             few = [job.config for job in group[:lanes]]
             program = tuning.fastest(building.build(few, setup.program))
             if program.mode != setup.program.mode:
-                lanes = _lanes(group, setup._replace(program=program))
+                lanes = _lanes(group, setup._replace(program=program), asked)
             return program, lanes
     return setup.program, lanes
 
 
-def _lanes(group: Sequence[Job], setup: building.Setup) -> int:
-    asked = group[0].config["execution"]["lanes"]
+def _lanes(group: Sequence[Job], setup: building.Setup, asked: int | None) -> int:
     return min(asked, len(group)) if asked else tuning.lanes(setup, tuning.free_memory())
 
 
 def _batches(
     machine: Mapping[str, Any],
-    entries: Sequence[Entry],
+    entries: Entries,
     todo: Sequence[Job],
     programs: Mapping[str, Program],
 ) -> list[Batch]:
     """What is to do, by number in the manifest."""
     wanted = {job.id: job for job in todo}
-    numbers: dict[int, list[Entry]] = {}
+    numbers: dict[int, list[manifest.Entry]] = {}
     for entry in entries:
         if entry["id"] in wanted:
             numbers.setdefault(entry["batch"], []).append(entry)
@@ -127,21 +140,3 @@ def _batches(
         execution = {**machine, **_way(programs[place]), "lanes": before["lanes"]}
         batches.append(Batch(str(number), jobs, programs[place], execution))
     return batches
-
-
-def _set_aside(target: Path, jobs: Sequence[Job]) -> None:
-    """Move the jobs' old results to ``previous/<n>``: what is done again overwrites nothing.
-
-    Raises ConfigError while another process works on the sweep.
-    """
-    for lock in (target / "batches").glob("*.lock"):
-        with locking.held(lock) as mine:
-            if not mine:
-                raise ConfigError(f"rerun=all: another process is at work on {target}")
-    old = [job.id for job in jobs if (target / job.id).is_dir()]
-    if not old:
-        return
-    aside = next(p for n in itertools.count(1) if not (p := target / "previous" / str(n)).exists())
-    aside.mkdir(parents=True)
-    for job in old:
-        (target / job).rename(aside / job)

@@ -7,7 +7,6 @@ not there.
 
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lmech import parts as disk_parts
+from lmech import states
 from lmech.disk import atomically
 from lmech.lanes import Record, Saved
 from lmech.numerics import trees
-from lmech.parts import STATE
-
-
-class DamageError(ValueError):
-    """A state that cannot be read: one line that names its folder."""
+from lmech.states import BROKEN, STATE, DamageError, damaged
 
 
 class Checkpoint(NamedTuple):
@@ -112,8 +107,8 @@ def write(
     """Keep the state, and the records since the last one; the parts that there are now."""
     arrays: dict[str, np.ndarray] = {}
     for number, record in enumerate(merged(records)):
-        arrays |= disk_parts.packed(number, record)
-    _write(disk_parts.place(folder, parts.stop), arrays)
+        arrays |= states.packed(number, record)
+    _write(states.place(folder, parts.stop), arrays)
     parts = range(parts.start, parts.stop + 1)
     leaves = jax.tree.leaves((saved.carry, saved.memories))
     head = {"step": saved.step, "parts": [parts.start, parts.stop], "leaves": len(leaves)}
@@ -123,18 +118,6 @@ def write(
     return parts
 
 
-def holds(folder: Path) -> tuple[int, list[str]]:
-    """The step of the folder's state and the identities of its members, without reading it all.
-
-    Raises DamageError.
-    """
-    try:
-        head = disk_parts.head(folder)
-        return int(head["step"]), list(head["ids"])
-    except BROKEN as error:
-        raise _damaged(folder, error) from error
-
-
 def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     """What the folder holds; ``like`` is a carry and memories of the same shapes but for the lanes.
 
@@ -142,15 +125,15 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     """
     path = folder / STATE
     try:
-        arrays = disk_parts.arrays(path)
+        arrays = states.arrays(path)
         head = json.loads(arrays["head"].item())
         leaves = [arrays[str(i)] for i in range(head["leaves"])]
         parts = range(*head["parts"])
-        records = [r for number in parts for r in _records(disk_parts.place(folder, number))]
+        records = [r for number in parts for r in _records(states.place(folder, number))]
         saved = (head["step"], arrays["members"])
         ids, execution = head["ids"], head["execution"]
     except BROKEN as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     shapes = jax.tree.leaves(like)
     if [(a.shape[1:], a.dtype) for a in leaves] != [(s.shape[1:], s.dtype) for s in shapes]:
         raise DamageError(f"{path} is of another program; delete {folder} to start over")
@@ -158,17 +141,8 @@ def read(folder: Path, like: tuple[Any, Any]) -> Checkpoint:
     return Checkpoint(Saved(*saved, carry, memories), records, parts, ids, execution)
 
 
-BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile)
-
-
-def _damaged(folder: Path, error: Exception) -> DamageError:
-    return DamageError(
-        f"{folder}: its state cannot be read ({error}); delete the folder to start over"
-    )
-
-
 def _records(path: Path) -> list[Record]:
-    return [Record(*rows, running=True) for rows in disk_parts.read(path)]
+    return [Record(*rows, running=True) for rows in states.read(path)]
 
 
 def clear(folder: Path) -> None:

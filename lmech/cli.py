@@ -20,7 +20,12 @@ train
                                          range(8) or geomspace(low, high, n) or linspace(…)
   lmech -m hydra/KEY=VALUE …             the same by another sweeper or launcher of Hydra's, e.g.
                                          hydra/launcher=joblib or hydra/sweeper=optuna
-  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it
+  lmech resume DIR [rerun=failed]        go on with a sweep as its manifest has it; --batch N: with
+                                         that batch alone
+  lmech submit [cluster=NAME] [cluster.KEY=VALUE …] …
+                                         send a run, a sweep or `reproduce …` to SLURM, as an array
+                                         of batches, and return; settings: conf/cluster
+  lmech status DIR                       how far a sweep is, wherever it runs
   lmech plan [--compile] [--verify] …    what any of these, or `reproduce`, would run: jobs,
                                          programs, time, memory; starts nothing. --verify lowers
                                          them at another value of each input key: the text must
@@ -31,11 +36,6 @@ experiments
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report;
                                          --all: every experiment in turn, and one table
-  lmech list experiments                 what each shows, of which paper, its last verdict here
-
-results
-  lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
-                                         results as one table: .parquet or .csv
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
@@ -68,8 +68,20 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 
 
 COMMANDS = (
-    *("reproduce", "plan", "resume", "measure", "list", "collect", "log", "report", "atlas"),
-    *("verify", "init", "completion"),
+    *(
+        "reproduce",
+        "plan",
+        "resume",
+        "submit",
+        "status",
+        "measure",
+        "list",
+        "collect",
+        "log",
+        "report",
+        "atlas",
+    ),
+    *("report", "atlas", "verify", "init", "completion"),
 )
 """Each is a module of ``lmech.commands``."""
 

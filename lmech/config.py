@@ -35,6 +35,8 @@ from lmech.values import KEYS, Config, ConfigError, Positive
 Path_ = tuple[str, ...]
 
 NOT_OF_A_JOB = ("sweep", "experiment")
+# A group of which no job has a section: where `lmech submit` sends a sweep.
+CLUSTER = "cluster"
 # Sections that are one call each; the others hold one call an entry, and several options at once.
 CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization")
 OPTIONAL_CALLS = ("rate_unit",)  # or null
@@ -76,12 +78,36 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     A parameter of a section's ``_target_`` is a key even where the preset leaves it out.
     """
     for text in overrides:
+        if is_clusters(text):
+            raise ConfigError(f"{text} goes with lmech submit: no job has it")
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
     config = without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
     for group in set(SEVERAL) & set(map(_key, overrides)):
         _drop_unchosen(config, group)
     return config
+
+
+def is_clusters(text: str) -> bool:
+    """Whether an override is of the group ``cluster``."""
+    return _key(text).partition(".")[0] == CLUSTER
+
+
+def cluster(overrides: Sequence[str]) -> Config:
+    """What ``cluster=NAME`` and ``cluster.KEY=VALUE`` make, checked. Raises ConfigError.
+
+    Composed by itself, so that a project's own may start from ours: ``defaults: [slurm, _self_]``.
+    """
+    values_of = {parsed.key_or_group: parsed.value() for parsed in parse(overrides)}
+    option = str(values_of.pop(CLUSTER, "slurm"))
+    _check_option(CLUSTER, option)
+    name = f"{CLUSTER}/{option}"
+    known = dict(_walk(plain(_compose((), name)), ()))
+    settable = {".".join(path): value for path, value in known.items()}
+    for key in values_of:
+        check_key(key, settable)
+    rest = tuple(text for text in overrides if _key(text) != CLUSTER)
+    return values.call(CLUSTER, plain(_compose(rest, name))[CLUSTER])
 
 
 def _drop_unchosen(config: DictConfig, group: str) -> None:
@@ -224,11 +250,11 @@ def tell_hydra() -> None:
 
 
 @cache
-def _composed(overrides: tuple[str, ...], _: Project | None) -> DictConfig:
+def _composed(overrides: tuple[str, ...], name: str, _: Project | None) -> DictConfig:
     """Remembered by the project too, whose files Hydra finds by its search path."""
     tell_hydra()
     with _apart(), initialize_config_dir(str(paths.conf().resolve()), version_base="1.3"):
-        return hydra_compose("config", list(overrides))
+        return hydra_compose(name, list(overrides))
 
 
 @contextmanager
@@ -242,9 +268,9 @@ def _apart() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def _compose(overrides: tuple[str, ...]) -> DictConfig:
+def _compose(overrides: tuple[str, ...], name: str = "config") -> DictConfig:
     try:
-        return _composed(overrides, project.current())
+        return _composed(overrides, name, project.current())
     except MarkedYAMLError as error:
         raise ConfigError(_no_yaml(error)) from error
     except (HydraException, OmegaConfBaseException) as error:

@@ -49,6 +49,17 @@ def waited(path: Path) -> Iterator[None]:
         time.sleep(0.05)
 
 
+def holder(path: Path) -> str | None:
+    """The host of the process that holds the lock; None if nobody does, or who is gone."""
+    try:
+        text, touched = path.read_text(encoding="utf-8"), path.stat().st_mtime
+        return None if _gone(path, text, touched) else str(json.loads(text)["host"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "?"
+
+
 def _take(path: Path) -> bool:
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -72,7 +83,7 @@ def _abandoned(path: Path) -> bool:
     """Whether the holder is gone; its lock is then removed, by one process only."""
     try:
         text, touched = path.read_text(encoding="utf-8"), path.stat().st_mtime
-        if not (_died(text) or _now(path) - touched > DEAD * BEAT):
+        if not _gone(path, text, touched):
             return False
         grave = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
         path.rename(grave)
@@ -83,6 +94,11 @@ def _abandoned(path: Path) -> bool:
         return True
     grave.rename(path)  # somebody took it over in between
     return False
+
+
+def _gone(path: Path, text: str, touched: float) -> bool:
+    """Whether a lock's holder runs no more, or has been silent for too long."""
+    return _died(text) or _now(path) - touched > DEAD * BEAT
 
 
 def _died(text: str) -> bool:
@@ -100,9 +116,15 @@ def _died(text: str) -> bool:
 
 
 def _now(path: Path) -> float:
-    """The time by the clock that touches are stamped with, which may be a file server's."""
+    """The time by the clock that touches are stamped with, which may be a file server's.
+
+    By this machine's where nothing can be written.
+    """
     probe = path.with_name(f".now.{socket.gethostname()}.{os.getpid()}")
-    probe.touch()
+    try:
+        probe.touch()
+    except PermissionError:
+        return time.time()
     stamp = probe.stat().st_mtime
     probe.unlink()
     return stamp

@@ -1,12 +1,13 @@
 """manifest.jsonl: a sweep's jobs, a line each, fixed before the first step. No JAX here.
 
 A line has the job's ``id``, its ``overrides``, the ``group`` of jobs that share its program, the
-number of its ``batch``, the ``execution`` record (mode, lanes, machine, versions), its resolved
+number of its ``batch``, the ``execution`` record (mode, lanes, machine, versions; of a batch that
+was sent to run elsewhere ``lanes`` alone, until the first of its group runs), its resolved
 ``config``, and ``whole``, the identity of what its files hold.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def read(sweep: Path) -> list[Entry]:
                 f"{path} is of another version of lmech (its lines have no {lacking[0]!r}): only "
                 "`lmech collect` reads it; give the command again with another output=… to train"
             )
+    return entries
+
+
+def found(sweep: Path) -> list[Entry]:
+    """The lines. Raises ConfigError where there is no manifest."""
+    entries = read(sweep)
+    if not entries:
+        raise ConfigError(f"no sweep at {sweep}: its folder holds a {NAME}")
     return entries
 
 
@@ -86,6 +95,26 @@ def jobs(entries: Sequence[Entry]) -> list[Job]:
     return [Job(entry["id"], entry["config"], entry["overrides"]) for entry in entries]
 
 
+def of_batch(entries: Sequence[Entry], batch: int) -> list[Entry]:
+    """The lines of one batch. Raises ConfigError if it has none."""
+    own = [entry for entry in entries if entry["batch"] == batch]
+    if not own:
+        known = sorted({entry["batch"] for entry in entries} - {None})
+        raise ConfigError(f"no batch {batch}: the manifest has {spans(known) or 'none'}")
+    return own
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers as ``0-3,7``."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in found)
+
+
 def batches(group: Sequence[Job], lanes: int) -> list[list[Job]]:
     """The group's jobs, at most so many together, those apart whose horizons differ too much."""
     return [
@@ -116,7 +145,8 @@ def planned(
 
     A job keeps its line, and what is to do its batch (unless it is to be done ``afresh``), while
     what its files hold is the same. New batches take the next numbers, at most ``lanes`` jobs each.
-    ``execution(group)`` is the execution record that a group's new batches have.
+    ``execution(group)`` is the execution record that a group's new batches have. Where the old
+    lines have other jobs too, those stay as they are.
     """
     known = {entry["id"]: entry for entry in old}
     trained = {job.id: job for job in (*jobs, *todo)}  # with the observables of an old result
@@ -134,7 +164,10 @@ def planned(
             made |= {job.id: _entry(job, number, record) for job in batch}
             number += 1
     adopted = {job.id: _entry(job, None, {}) for job in jobs if job.id not in made | known}
-    return [(made | adopted).get(job.id) or kept.get(job.id) or known[job.id] for job in jobs]
+    lines = known | kept | made | adopted
+    if known.keys() <= {job.id for job in jobs}:
+        return [lines[job.id] for job in jobs]
+    return [lines[job] for job in known]  # these jobs are some of a sweep's
 
 
 def _entry(job: Job, batch: int | None, execution: Mapping[str, Any]) -> Entry:

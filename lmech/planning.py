@@ -162,7 +162,12 @@ def identity(config: Config) -> dict[str, Any]:
 
 def whole_id(job: Job) -> str:
     """Identity of a job's files: of its training, and of each observable."""
-    return digest([job.id, observable_ids(job.config), _execution(job.config)])
+    return whole([job.id, observable_ids(job.config)], job.config)
+
+
+def whole(identities: Sequence[Any], config: Config) -> str:
+    """The same from a job's id and those of its observables by name."""
+    return digest([*identities, _execution(config)])
 
 
 def _execution(config: Config) -> dict[str, Any]:

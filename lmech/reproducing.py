@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import catalogue, config, hints, manifest, planning, sweeps
+from lmech import catalogue, config, hints, manifest, planning, summing, sweeps
 from lmech import claims as verdicts
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.loggers import Progress
@@ -153,21 +153,25 @@ def _trained(
     return Outcome(folder, counts, failures, [])
 
 
-def resume(folder: Path, changes: Mapping[str, Any]) -> Outcome:
+def resume(folder: Path, changes: Mapping[str, Any], batch: int | None = None) -> Outcome:
     """Go on with the sweep in a folder, as its manifest has it; its jobs' YAML is not read again.
 
-    ``changes`` are values of keys that change no result. Raises ConfigError where something that a
-    job's result depends on has changed since.
+    With a ``batch``, that alone is trained, and nothing judged or drawn. ``changes`` are values of
+    keys that change no result. Raises ConfigError where something that a job's result depends on
+    has changed since.
     """
-    entries = manifest.read(folder)
-    if not entries:
-        raise ConfigError(f"no sweep at {folder}: its folder holds a {manifest.NAME}")
+    entries = manifest.found(folder)
+    if batch is not None:
+        entries = manifest.of_batch(entries, batch)
     manifest.check_unchanged(entries)
     changes = {"rerun": "missing", **changes}  # what was asked for again has been
     jobs = [
         replace(job, config=config.changed(job.config, changes)) for job in manifest.jobs(entries)
     ]
     request = read_json(folder / manifest.REQUEST)
+    if batch is not None:
+        with following(jobs[0].config["logger"], folder) as show:
+            return Outcome(folder, *train(jobs, folder, request, show, batch), [])
     if request["experiment"] is None:
         return _trained(jobs, folder, request)
     experiment = load(request["experiment"], request["scale"], [])
@@ -198,25 +202,31 @@ def train(
     folder: Path,
     request: Mapping[str, Any],
     show: Callable[[Progress], None],
+    batch: int | None = None,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is not finished: counts by status, why each failed job did.
 
     What another sweep of the same output folder has finished is taken from there. ``request`` says
     what was asked for, so that ``resume`` can go on with it; ``show`` is called as it goes.
+    ``batch``: the jobs are that one's.
     """
     if jobs[0].config["rerun"] != "all":
-        _adopt(jobs, folder)
+        adopt(jobs, folder)
     todo = planning.todo(jobs, folder)
     again = {job.id for job in todo}
     left = [job.id for job in jobs if planning.standing(folder / job.id, job) == "failed"]
     before = {job: planning.reason(folder / job) for job in left if job not in again}
-    if not todo and (folder / "summary.json").is_file():
+    if not todo and batch is None:
+        summing.add_up(folder)
+    if not todo and (batch is not None or (folder / summing.NAME).is_file()):
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
     planning.check_place(folder)
     from lmech import running
 
     with _imported_beside("lmech.plotting", "lmech.report"):
-        counts, reasons = running.run_sweep(jobs, todo, folder, request, show, failed=len(before))
+        counts, reasons = running.run_sweep(
+            jobs, todo, folder, request, show, failed=len(before), alone=batch
+        )
     return counts, before | reasons
 
 
@@ -231,7 +241,8 @@ def _imported_beside(*names: str) -> Iterator[None]:
         thread.join()
 
 
-def _adopt(jobs: Sequence[Job], folder: Path) -> None:
+def adopt(jobs: Sequence[Job], folder: Path) -> None:
+    """Take finished jobs from other sweeps of the same output folder."""
     for job, found in planning.elsewhere(jobs, folder).items():
         link_folder(found, folder / job)
 

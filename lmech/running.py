@@ -20,12 +20,14 @@ from lmech import (
     locking,
     planning,
     results,
+    states,
+    summing,
     tuning,
 )
 from lmech.arranging import Batch, arranged
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
-from lmech.disk import write_json, write_weights
+from lmech.disk import write_weights
 from lmech.engine import End, Snapshot
 from lmech.lanes import Record, Saved
 from lmech.loggers import Progress
@@ -46,14 +48,15 @@ def run_sweep(
     request: Mapping[str, Any],
     show: Callable[[Progress], None],
     failed: int = 0,
+    alone: int | None = None,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Train what is to do of the jobs; everything that is known ends up under ``target``.
 
     Every group's program is traced before anything is written: what cannot work raises
     ConfigError. A batch that fails is halved until the jobs that do stand alone, each with its
     traceback in its folder; the others go on, unless the config says to stop. ``failed`` jobs did
-    before and are not to do. Returns counts by status (finished jobs count as skipped), and why
-    each job failed now.
+    before and are not to do; ``alone``: the jobs are that batch of the sweep. Returns counts by
+    status (finished jobs count as skipped), and why each job failed now.
     """
     first = jobs[0].config
     _prepare(first["execution"])
@@ -87,7 +90,7 @@ def run_sweep(
     ends += ["skipped"] * (len(jobs) - len(todo) - failed)
     counts = {kind: ends.count(kind) for kind in ("done", "diverged", "failed", "skipped")}
     counts["missing"] = len(jobs) - sum(counts.values())
-    write_json(target / "summary.json", _summary(len(jobs), counts, compilations, wall, record))
+    summing.write(target, alone, _summary(len(jobs), counts, compilations, wall, record))
     return counts, reasons
 
 
@@ -140,7 +143,7 @@ class Run(NamedTuple):
 
 
 Reasons = dict[str, str]  # job id → why it failed
-HOPELESS = (checkpoints.DamageError, journal.GivenUpError)
+HOPELESS = (states.DamageError, journal.GivenUpError)
 """Errors that the halves of a batch would have too."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -199,18 +202,18 @@ def _parts(run: Run, batch: Batch) -> list[Batch]:
     After a kill some may be in a half's folder; others, that failed before, in none.
     """
     try:
-        states = {
-            folder.name: checkpoints.holds(folder)
+        reached = {
+            folder.name: states.holds(folder)
             for folder in _folders(run, batch)
-            if (folder / checkpoints.STATE).is_file()
+            if (folder / states.STATE).is_file()
         }
-    except checkpoints.DamageError as error:
+    except states.DamageError as error:
         damaged = Path(str(error).partition(": ")[0]).name
         return [batch._replace(name=damaged)]  # which will say so
     parts: dict[str | None, list[Job]] = {}
     for job in batch.jobs:
         whole = planning.whole_id(job)
-        own = [(step, name) for name, (step, ids) in states.items() if whole in ids]
+        own = [(step, name) for name, (step, ids) in reached.items() if whole in ids]
         parts.setdefault(max(own)[1] if own else None, []).append(job)
     new = _free_name(run, batch) if batch.name in parts else batch.name
     return [batch._replace(name=name or new, jobs=jobs) for name, jobs in parts.items()]
@@ -302,7 +305,7 @@ def _smaller(run: Run, batch: Batch, short: bool) -> list[Batch]:
 
 def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], Reasons]:
     """The jobs' statuses and reason, written too unless it lies in the batch's damaged state."""
-    damaged = isinstance(error, checkpoints.DamageError)
+    damaged = isinstance(error, states.DamageError)
     for job in () if damaged else batch.jobs:
         results.write_failure(run.target / job.id, job, run.record)
     reason = one_line(error)
@@ -316,7 +319,7 @@ def _place(run: Run, batch: Batch) -> Path:
 
 def _kept(run: Run, batch: Batch, setup: building.Setup) -> Checkpoint | None:
     """The last state on disk in the batch's folder."""
-    if not (_place(run, batch) / checkpoints.STATE).is_file():
+    if not (_place(run, batch) / states.STATE).is_file():
         return None
     with numerics():
         return checkpoints.read(_place(run, batch), setup.state_shapes())

@@ -1,7 +1,7 @@
 """`lmech plan`: what a command line would run."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmech import formats, launching
 from lmech.commands import new_parser
@@ -39,15 +39,9 @@ def main(words: list[str]) -> int:
         "--show", choices=["parametrization"], help="its table: what it does to each tensor"
     )
     options, rest = parser.parse_known_args(words)
-    from lmech import planning, reproducing
+    from lmech import planning
 
-    if rest[:1] == ["reproduce"]:
-        asked = options_of(rest[1:], one=True)
-        experiment = reproducing.load(asked.experiment, asked.scale, asked.overrides)
-        jobs = planning.expand(experiment.overrides, experiment.sweep)
-    else:
-        plain = [word for word in rest if word not in ("-m", "--multirun")]
-        jobs = launching.jobs_of(plain, multirun=plain != rest)
+    jobs, _ = asked_of(rest)
     if options.show:
         from lmech import showing
 
@@ -85,6 +79,27 @@ def main(words: list[str]) -> int:
     print(f"time:   {seconds} of arithmetic to train, at the speed of a matrix product here")
     print(f"folder: {folder}")
     return 0
+
+
+def asked_of(words: list[str]) -> tuple[list["Job"], dict[str, Any]]:
+    """The jobs of any command line that trains, and what ``resume`` is to know of it.
+
+    Raises ConfigError.
+    """
+    from lmech import planning, reproducing
+
+    line = launching.command(words)
+    if words[:1] == ["reproduce"]:
+        asked = options_of(words[1:], one=True)
+        experiment = reproducing.load(asked.experiment, asked.scale, asked.overrides)
+        jobs = planning.expand(experiment.overrides, experiment.sweep)
+        what = {"title": "", "experiment": asked.experiment, "scale": asked.scale}
+    else:
+        plain = [word for word in words if word not in ("-m", "--multirun")]
+        jobs = launching.jobs_of(plain, multirun=plain != words)
+        title = ", ".join(jobs[0].overrides) or "one run"
+        what = {"title": title, "experiment": None, "scale": None}
+    return jobs, {"command": line, **what}
 
 
 def _verified(jobs: Sequence["Job"]) -> bool:

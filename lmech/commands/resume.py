@@ -26,7 +26,9 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
     parser.add_argument("how", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(HOW)}")
-    options = parser.parse_args(words)
+    one = "train this batch alone, and draw and judge nothing (what an array's task does)"
+    parser.add_argument("--batch", type=int, metavar="N", help=one)
+    options = parser.parse_intermixed_args(words)
     loggers = [text for text in options.how if text.startswith(("logger=", "logger."))]
     how = config.parse([text for text in options.how if text not in loggers])
     for override in how:
@@ -38,4 +40,4 @@ def main(words: list[str]) -> int:
     changes = {override.key_or_group: override.value() for override in how}
     if loggers:
         changes["logger"] = config.resolve(config.compose(loggers))["logger"]
-    return launching.close(reproducing.resume(options.folder, changes))
+    return launching.close(reproducing.resume(options.folder, changes, options.batch))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lmech import locking, parts
+from lmech import locking, states
 from lmech.disk import read_json, read_json_lines, write_json
 from lmech.loggers import Progress
 from lmech.recorder import Recorder
@@ -277,20 +277,20 @@ class Replay:
     def _tell_running(self, manifest: Sequence[Entry]) -> None:
         """What the running batches have saved since the last look."""
         wholes = {entry["whole"]: entry for entry in manifest}
-        for state in sorted((self._folder / "batches").glob(f"*/{parts.STATE}")):
+        for state in sorted((self._folder / "batches").glob(f"*/{states.STATE}")):
             with suppress(FileNotFoundError):  # it has just ended
                 self._tell_batch(state.parent, wholes)
 
     def _tell_batch(self, place: Path, wholes: Mapping[str, Entry]) -> None:
         if not self._into().live:
             return
-        head = parts.head(place)
+        head = states.head(place)
         members = [wholes.get(whole) for whole in head["ids"]]
         for number in range(*head["parts"]):
             if (place, number) in self._parts:
                 continue
             recorder = Recorder(len(members))
-            for rows in parts.read(parts.place(place, number)):
+            for rows in states.read(states.place(place, number)):
                 recorder.add(rows)
             self._parts.add((place, number))
             for member, entry in enumerate(members):

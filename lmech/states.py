@@ -1,9 +1,10 @@
 """What a running batch keeps on disk, by names of files and arrays; read without JAX.
 
-``checkpoints`` writes it and says when; ``loggers.replay`` looks at it from outside.
+``checkpoints`` writes it and says when; ``watching`` and ``loggers.replay`` look from outside.
 """
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,19 @@ import numpy as np
 
 STATE = "state.npz"
 ROWS = ("members", "steps", "valid")
+BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile)
+"""What reading a damaged state raises."""
+
+
+class DamageError(ValueError):
+    """A state that cannot be read: one line that names its folder."""
+
+
+def damaged(folder: Path, error: Exception) -> DamageError:
+    """What to raise for a folder whose state cannot be read."""
+    return DamageError(
+        f"{folder}: its state cannot be read ({error}); delete the folder to start over"
+    )
 
 
 class Rows(NamedTuple):
@@ -49,6 +63,18 @@ def head(folder: Path) -> dict[str, Any]:
     with (folder / STATE).open("rb") as file, np.load(file, allow_pickle=False) as found:
         told: dict[str, Any] = json.loads(found["head"].item())
     return told
+
+
+def holds(folder: Path) -> tuple[int, list[str]]:
+    """The step of the folder's state and the identities of its members, without reading it all.
+
+    Raises DamageError.
+    """
+    try:
+        told = head(folder)
+        return int(told["step"]), list(told["ids"])
+    except BROKEN as error:
+        raise damaged(folder, error) from error
 
 
 def read(path: Path) -> list[Rows]:
