@@ -189,9 +189,12 @@ def test_a_dark_scheme_darkens_page_and_chart_and_leaves_the_figure_on_white(bro
         assert ink[1] > bright
 
 
-def test_in_print_there_are_figure_and_claims_and_no_controls(browser, site):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_print_there_are_figure_and_claims_and_no_controls(browser, site, scheme):
     visible = "return [...document.querySelectorAll(arguments[0])].map(e => e.checkVisibility())"
-    with shown(browser, site / "one.html", media="print"):
+    with shown(browser, site / "one.html", scheme=scheme, media="print"):
+        ink = "return getComputedStyle(document.body).color"
+        assert browser.execute_script(ink) == "rgb(0, 0, 0)"
         for query in ("figure svg", "table.claims", ".setting"):
             found = browser.execute_script(visible, query)
             assert set(found) == {True}, query
