@@ -1,6 +1,7 @@
 """Experiments: run the sweep, read it back, measure, judge, draw, report."""
 
 import importlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import catalogue, config, hints, manifest, planning, summing, sweeps
+from lmech import catalogue, config, formats, hints, manifest, planning, summing, sweeps
 from lmech import claims as verdicts
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.loggers import Progress
@@ -332,13 +333,28 @@ REQUESTED = ("command", "title", "experiment", "scale")
 def _differences(
     before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """What was judged otherwise when the sweep ended, by another version of module or YAML."""
-    then = {claim["claim"]: claim["verdict"] for claim in before}
+    """What was measured or judged otherwise when the sweep ended: by another module or YAML."""
+    if not before:
+        return []
+    if [claim["claim"] for claim in before] != [claim["claim"] for claim in now]:
+        return ["the claims are today's; when recorded there were others"]
     told = [
-        f"claim '{claim['claim']}': {claim['verdict']} now, {then[claim['claim']]} when recorded"
-        for claim in now
-        if then.get(claim["claim"], claim["verdict"]) != claim["verdict"]
+        f"claim '{own['claim']}': {_result(own)} now, {_result(then)} when recorded"
+        for then, own in zip(before, now, strict=True)
     ]
-    if before and then.keys() != {claim["claim"] for claim in now}:
-        told.append("the claims are today's; when recorded there were others")
-    return told
+    same = [
+        then["verdict"] == own["verdict"] and _close(then["measured"], own["measured"])
+        for then, own in zip(before, now, strict=True)
+    ]
+    return [line for line, alike in zip(told, same, strict=True) if not alike]
+
+
+def _result(claim: Mapping[str, Any]) -> str:
+    return f"{claim['verdict']} ({formats.number(claim['measured'])})"
+
+
+def _close(then: float | None, now: float | None) -> bool:
+    """Whether they are one number but for rounding; what is not finite was written as none."""
+    if then is None or now is None or not math.isfinite(now):
+        return then is None and (now is None or not math.isfinite(now))
+    return math.isclose(then, now, rel_tol=1e-6)

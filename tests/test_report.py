@@ -302,7 +302,25 @@ def test_an_experiment_is_measured_and_judged_anew_and_its_folder_stays(tmp_path
     assert (section.headline, section.paper) == ("A toy.", "A paper")
     assert isinstance(section.figure, Figure)
     assert [claim["verdict"] for claim in section.claims] == ["fails"]
-    assert section.notes == ["claim 'it holds': fails now, holds when recorded"]
+    assert section.notes == ["claim 'it holds': fails (5) now, holds (1) when recorded"]
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ({}, []),
+        ({"measured": 1.0 + 1e-9}, []),
+        ({"measured": 1.01}, ["claim 'it holds': holds (1) now, holds (1.01) when recorded"]),
+        ({"measured": None}, ["claim 'it holds': holds (1) now, holds (–) when recorded"]),
+        ({"claim": "another"}, ["the claims are today's; when recorded there were others"]),
+    ],
+)
+def test_a_number_that_is_not_the_recorded_one_is_told(tmp_path, monkeypatch, then, told):
+    folder = tmp_path / "outputs" / "toy" / "abc"
+    claim = {**sweep_folders.CLAIM, **then}
+    sweep_folders.write(folder, experiment="toy", claims=[claim])
+    toy(tmp_path, monkeypatch, "'q': 1.0")
+    assert reproducing.redrawn(folder).notes == told
 
 
 def test_what_cannot_be_measured_today_is_shown_as_it_was_recorded(tmp_path, monkeypatch):
@@ -373,7 +391,7 @@ def test_a_note_is_printed_and_the_exit_code_says_so(elsewhere, capsys, monkeypa
     assert main(["report", "outputs", str(folder), "--to", "x/y.html"]) == 1
     told = capsys.readouterr().out
     assert "sweeps: 1\n" in told
-    assert "fails now, holds when recorded" in told
+    assert "fails (5) now, holds (1) when recorded" in told
     assert (elsewhere / "x" / "y.html").is_file()
 
 
