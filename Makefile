@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed ## set up, show the edge of stability on real data
 
 # Most of the fast tests' time is XLA's: at its lowest level of optimization they take half of it.
 test: $(VENV)/installed-dev ## set up, run the fast tests (about ten minutes)
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow"
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
 
 test-all: $(VENV)/installed-dev ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2

@@ -123,7 +123,9 @@ def _now(path: Path) -> float:
     probe = path.with_name(f".now.{socket.gethostname()}.{os.getpid()}")
     try:
         probe.touch()
-    except PermissionError:
+    except FileNotFoundError:
+        raise
+    except OSError:
         return time.time()
     stamp = probe.stat().st_mtime
     probe.unlink()

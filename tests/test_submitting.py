@@ -131,7 +131,7 @@ def test_a_time_is_as_long_as_sbatch_reads_it(time, expected):
 
 def test_the_script_asks_for_what_the_settings_say(cluster):
     words = ["partition=short", "gpus=2", "cpus=3", "mem=8G", "limit=5", "members_per_task=2"]
-    more = ["cluster.setup=[module load cuda,ulimit -n 4096]", "cluster.options=[--exclude=n7]"]
+    more = ["cluster.setup=[module load cuda,ulimit -n 4096]", 'cluster.options=["--exclude=n7"]']
     assert main(["submit", *SWEEP, *(f"cluster.{word}" for word in words), *more]) == 0
     (text,) = scripts(cluster)
     sweep = only(cluster.parent)
@@ -292,6 +292,7 @@ def test_whoever_trains_the_whole_sweep_may_be_no_task(cluster):
     assert len(parquet(only(cluster.parent))) == 5
 
 
+@pytest.mark.slow
 def test_an_array_that_runs_ends_as_one_process_does(cluster, own, monkeypatch, capsys):
     """The tasks are processes that the batch script starts; then the claims, without training."""
     words = ["reproduce", "staircase", "steps=3", "model.width=4", "parametrization=sp", "seed=0,1"]

@@ -55,7 +55,7 @@ def options_of(words: list[str], one: bool = False) -> argparse.Namespace:
         if "=" not in options.experiment:
             raise ConfigError(f"reproduce takes {options.experiment} or --all, not both")
     if one and options.all:
-        raise ConfigError("lmech plan reproduce takes one experiment, not --all")
+        raise ConfigError("here reproduce takes one experiment, not --all")
     if not options.all and options.experiment is None:
         raise ConfigError("reproduce what? An experiment (lmech list experiment), or --all")
     return options
