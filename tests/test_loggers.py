@@ -24,7 +24,7 @@ import yaml
 from tensorboardX.proto.event_pb2 import Event
 from wandb.proto.wandb_internal_pb2 import Record
 
-from lmech import config, locking, parts, planning
+from lmech import config, locking, planning, states
 from lmech.cli import main
 from lmech.loggers import following
 from lmech.loggers.replay import MANIFEST, SHORT, Beside, Replay
@@ -357,14 +357,14 @@ def save(place, tables, until, since=0):
                 steps = np.asarray([[row["step"] for row in kept]])
                 values = np.asarray([[row[name] for row in kept]])
                 valid = np.ones(steps.shape, bool)
-                records.append(parts.Rows(np.asarray([member]), steps, valid, {name: values}))
+                records.append(states.Rows(np.asarray([member]), steps, valid, {name: values}))
     arrays = {}
     for place_of, record in enumerate(records):
-        arrays |= parts.packed(place_of, record)
-    np.savez(parts.place(place, number), **arrays)
+        arrays |= states.packed(place_of, record)
+    np.savez(states.place(place, number), **arrays)
     ids = [f"whole-{job}" for job in tables]
     head = {"step": until, "parts": [0, number + 1], "ids": ids}
-    np.savez(place / parts.STATE, head=np.asarray(json.dumps(head)))
+    np.savez(place / states.STATE, head=np.asarray(json.dumps(head)))
 
 
 class Server:
