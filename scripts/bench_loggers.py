@@ -3,7 +3,7 @@
     make bench-loggers
 
 Whole commands in processes of their own, one after the other; the first with each choice of loggers
-compiles and does not count. wandb is offline, so that no network is in the ratio. Two ratios, each the
+compiles and does not count. wandb is offline, so that no network is in it. Two ratios, each the
 median over the pairs: the time of training alone, which the processes beside it may slow, and the
 whole command's, which waits at its end for what they have not yet written.
 """
@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-PAIRS = 5
+PAIRS = 3
 SWEEP = (
-    *("-m", "dataset=digits", "observables=[loss]", "model.width=256", "seed=range(4)"),
-    *("steps=2000", "execution.mode=map", "execution.save_every=5"),
+    *("-m", "dataset=digits", "dataset.train_size=500", "observables=[loss]", "seed=range(4)"),
+    *("model.width=64", "steps=2000", "execution.mode=map", "execution.save_every=5"),
 )
 NONE, ALL = "logger=none", "logger=[console,tensorboard,wandb]"
 

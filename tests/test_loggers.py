@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -200,8 +201,10 @@ def events(folder):
     found = {}
     for file in sorted(folder.glob("events.*")):
         data, place = file.read_bytes(), 0
-        while place < len(data):
+        while place + 12 <= len(data):
             (length,) = struct.unpack("<Q", data[place : place + 8])
+            if place + 16 + length > len(data):
+                break  # it is just being written
             event = Event()
             event.ParseFromString(data[place + 12 : place + 12 + length])
             place += 16 + length
@@ -474,6 +477,7 @@ def test_what_is_known_is_not_told_again_and_what_changed_is(tmp_path, server):
     assert told(server.rows["cccc"]) == expected(table(3))
 
 
+@pytest.mark.slow
 def test_64_runs_are_open_in_one_process_and_none_has_anothers_rows(tmp_path, monkeypatch):
     tables = {f"{number:04x}": table(number, steps=12) for number in range(64)}
     sweep = written(tmp_path, {}, others=tables)
@@ -601,8 +605,13 @@ def test_event_files_grow_as_the_batch_saves(tmp_path):
     for since, until in ((0, 7), (7, 12)):
         save(sweep / "batches" / "0", tables, until, since)
         replay.tell()
-    replay._sink._writers["aaaa"].flush()
-    assert [step for step, _ in events(sweep / "tensorboard/aaaa")["loss"]] == list(range(12))
+    late = time.monotonic() + 60
+    while time.monotonic() < late:  # another thread writes, every five seconds
+        found = events(sweep / "tensorboard" / "aaaa")
+        if len(found.get("loss", [])) == 12:
+            break
+        time.sleep(0.2)
+    assert [step for step, _ in found["loss"]] == list(range(12))
     write_job(sweep / "aaaa", tables["aaaa"])
     replay.conclude()
     found = events(sweep / "tensorboard" / "aaaa")
@@ -654,6 +663,7 @@ def test_a_sink_that_hangs_is_not_waited_for(tmp_path, capfd):
     process.wait(10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_training_beside_both_and_an_unreachable_server_costs_one_line(monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -672,6 +682,7 @@ def test_training_beside_both_and_an_unreachable_server_costs_one_line(monkeypat
     assert "tensorboard: tensorboard --logdir " in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_manifest_of_one_unnamed_logger_is_gone_on_with(capsys):
     assert main(["-m", *FAST, "seed=0,1", "logger=none"]) == 0
@@ -689,6 +700,7 @@ def test_a_manifest_of_one_unnamed_logger_is_gone_on_with(capsys):
     assert "sweep: 2 done" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_was_not_chosen_is_not_imported(tmp_path):
     program = (
         "import sys; from lmech.cli import main; code = main(sys.argv[1:]);"
@@ -719,6 +731,16 @@ def test_log_replays_what_is_there(tmp_path, monkeypatch, capsys):
         == "tensorboard: tensorboard --logdir outputs/trial/5eeb/tensorboard\n"
     )
     assert (sweep / "tensorboard" / "aaaa").is_dir()
+
+
+def test_log_goes_on_after_a_sweep_that_it_cannot_tell(tmp_path, capsys):
+    first, second = (some(tmp_path / name) for name in "ab")
+    (first / "aaaa" / "metrics.parquet").write_text("no table")
+    assert main(["log", str(tmp_path), "logger=tensorboard"]) == 1
+    said, wrong = capsys.readouterr()
+    assert wrong.startswith(f"lmech: tensorboard: {first}: ")
+    assert wrong.count("\n") == 1
+    assert said == f"tensorboard: tensorboard --logdir {second}/tensorboard\n"
 
 
 @pytest.mark.parametrize(

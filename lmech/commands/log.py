@@ -1,10 +1,16 @@
 """`lmech log`: what lies on disk, into TensorBoard or wandb."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmech import config
 from lmech.commands import new_parser
+from lmech.mistakes import one_line
 from lmech.values import ConfigError
+
+if TYPE_CHECKING:
+    from lmech.loggers.replay import Beside
 
 
 def main(words: list[str]) -> int:
@@ -27,8 +33,17 @@ def main(words: list[str]) -> int:
     from lmech import collecting
     from lmech.loggers import following
 
-    replays = following.replays(chosen)
-    for sweep in collecting.sweeps(options.folder):
-        for replay in replays:
-            print("".join(f"{line}\n" for line in replay.replay(sweep)), end="", flush=True)
-    return 0
+    replays, sweeps = following.replays(chosen), collecting.sweeps(options.folder)
+    told = [_told(replay, sweep) for sweep in sweeps for replay in replays]
+    return int(not all(told))
+
+
+def _told(replay: "Beside", sweep: Path) -> bool:
+    """Whether a sweep got there; one that did not is a line, and keeps no other from it."""
+    try:
+        lines = replay.replay(sweep)
+    except Exception as error:
+        print(f"lmech: {replay.name}: {sweep}: {one_line(error)}", file=sys.stderr)
+        return False
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    return True

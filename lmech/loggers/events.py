@@ -14,6 +14,9 @@ from tensorboardX.summary import hparams
 from lmech import formats
 from lmech.loggers.replay import Ending, Told, Values, Verdict, entries
 
+FLUSHED = 5
+"""Seconds until what a running job has told can be seen."""
+
 
 class Events:
     """The sink: scalars and histograms by step, the config as text, hyper-parameters, figure."""
@@ -35,7 +38,7 @@ class Events:
 
     def _writer(self, name: str) -> SummaryWriter:
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        return SummaryWriter(str(self._folder / name))
+        return SummaryWriter(str(self._folder / name), flush_secs=FLUSHED)
 
     def row(self, job: str, step: int, values: Values) -> None:
         """Scalars; of long vectors a histogram of what is finite."""

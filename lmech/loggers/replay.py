@@ -174,10 +174,10 @@ class Beside:
         return replay.conclude()
 
     def replay(self, folder: Path) -> list[str]:
-        """Tell all that lies in a sweep's folder, whatever was told before. Raises OSError."""
+        """Tell all that lies in a sweep's folder, whatever was told before; the sink's lines."""
         with locking.held(folder / self.name / ".lock") as mine:
             if not mine:
-                raise BlockingIOError(f"{folder}: another process is at it (logger={self.name})")
+                raise BlockingIOError("another process is at it")
             return Replay(self, folder, again=True).conclude()
 
 
