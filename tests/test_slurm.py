@@ -116,7 +116,8 @@ def test_a_task_that_is_signalled_goes_back_into_the_queue_and_ends_with_the_sam
     (batch,) = watching.look(sweep, {0: (array, "PENDING")})
     assert batch.status == "queued"
     assert 0 < batch.step < 20000
-    told("scontrol", "update", f"JobId={task}", "StartTime=now")  # it waits two minutes by itself
+    # It would wait two minutes; at once its node takes it for the one that has just been killed.
+    told("scontrol", "update", f"JobId={task}", "StartTime=now+10")
     wait_until(lambda: not in_queue(array), sweep)
     log = (sweep / "slurm" / f"{task}.log").read_text()
     assert "stopped by SIGUSR1 at step" in log
