@@ -235,7 +235,7 @@ def arguments(command: str) -> Iterator[Argument]:
     file = paths.package() / "commands" / f"{command}.py"
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            names = tuple(arg.value for arg in node.args if isinstance(arg, ast.Constant))
+            names = tuple(str(arg.value) for arg in node.args if isinstance(arg, ast.Constant))
             if node.func.attr == "add_argument" and names:
                 yield _read(names, {word.arg: word.value for word in node.keywords})
 

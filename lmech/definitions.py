@@ -91,7 +91,9 @@ def kinds(module: str, table: str) -> dict[str, Kind]:
     if place is None or not isinstance(place[0], ast.Dict):
         return {}
     pairs = zip(place[0].keys, place[0].values, strict=True)
-    return {key.value: kind(node, place[1]) for key, node in pairs if isinstance(key, ast.Constant)}
+    return {
+        str(key.value): kind(node, place[1]) for key, node in pairs if isinstance(key, ast.Constant)
+    }
 
 
 def _signature(node: Function) -> list[tuple[ast.arg, ast.expr | None]]:

@@ -124,7 +124,7 @@ def test_an_experiment_comes_with_its_claims():
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_mistake_is_a_config_error_that_a_notebook_shows_in_one_line():
-    with pytest.raises(ConfigError, match="did you mean 'model.width'") as caught:
+    with pytest.raises(ConfigError, match=r"did you mean 'model\.width'") as caught:
         lmech.run("model.widht=4")
     assert caught.value._render_traceback_() == [f"ConfigError: {caught.value}"]
     with pytest.raises(ConfigError, match=r"write lmech -m|lmech\.sweep"):
@@ -162,7 +162,7 @@ def test_what_is_interrupted_goes_on_from_its_last_state(monkeypatch):
 
 
 def test_progress_in_a_notebook_is_one_output_that_ends_as_its_last_line(monkeypatch):
-    shown, clock = [], iter([0.0, 0.0, 0.1, 0.1, 0.5, 0.5])
+    shown, now = [], [0.0]
 
     class Handle:
         def update(self, bundle, raw):
@@ -171,9 +171,9 @@ def test_progress_in_a_notebook_is_one_output_that_ends_as_its_last_line(monkeyp
 
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: Handle())
     tally = progress.Tally([{"job": 100}], clock=lambda: 1.0)
-    with console._notebook(0.2, lambda: next(clock)) as show:
+    with console._notebook(0.2, lambda: now[0]) as show:
         show(tally.begins(0))
-        for step in (10, 20, 50):
+        for step, now[0] in ((10, 0.3), (20, 0.4), (50, 0.6)):
             show(tally.reaches(["job"], step, [{"train_loss": 0.5}]))
     texts = [bundle["text/plain"] for bundle in shown]
     assert [re.search(r"step \d+|begins|sweep: ", text)[0] for text in texts] == [

@@ -48,8 +48,8 @@ def test_types_are_told_by_what_their_aliases_stand_for(target, name, text):
 
 
 def test_arguments_are_told_by_their_first_sentence_whatever_the_indent():
-    doc = "F.\n\nArgs:\n  a: One thing,\n    on two lines. And more.\n  b: Another.\n\nReturns:\n  c: no."
-    told = definitions._arguments(doc)
+    doc = "F.\n\nArgs:\n  a: One thing,\n    on two lines. And more.\n  b: Another.\n"
+    told = definitions._arguments(f"{doc}\nReturns:\n  c: no.")
     assert told == {"a": "One thing, on two lines", "b": "Another"}
 
 
