@@ -42,11 +42,12 @@ class Events:
 
     def row(self, job: str, step: int, values: Values) -> None:
         """Scalars; of long vectors a histogram of what is finite."""
-        for name, value in entries(values).items():
-            if isinstance(value, float):
-                self._writers[job].add_scalar(name, value, step)
-            else:
-                self._writers[job].add_histogram(name, value, step)
+        found, writer = entries(values), self._writers[job]
+        scalars = {name: value for name, value in found.items() if isinstance(value, float)}
+        told = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        writer.file_writer.add_summary(Summary(value=told), step)  # with NaN, of which others warn
+        for name in found.keys() - scalars.keys():
+            writer.add_histogram(name, found[name], step)
 
     def end(self, job: str, ending: Ending) -> None:
         """How it ended, and its hyper-parameters beside its final values."""
