@@ -25,6 +25,9 @@ from lmech.disk import read_json, read_json_lines, write_text
 from lmech.report import curves, setting
 from lmech.values import ConfigError
 
+INCH = 7.2
+"""An inch of a figure in the page's units (of its letters' size), where there is room."""
+
 
 class Section(NamedTuple):
     """What is told of a sweep beyond its files."""
@@ -158,6 +161,7 @@ def _view(section: Section, jobs: Sequence[Job]) -> dict[str, Any]:
         **section._asdict(),
         "key": key,
         "figure": Markup() if section.figure is None else _svg(section.figure, key),
+        "width": 0 if section.figure is None else round(INCH * section.figure.get_figwidth()),
         "counts": counts(section.claims),
         "setting": setting.rows(configs),
         "common": setting.common(configs),
