@@ -1,5 +1,6 @@
 """`lmech plan`: what a command line would run."""
 
+import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +17,7 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Print what the rest of the line would run."""
-    parser = new_parser(
-        "plan",
-        "What any other command line would run: jobs, programs, operations, memory, time. Starts "
-        "nothing.",
-        {
-            "lmech plan -m seed=0,1 model.width=64,128": "a sweep's programs and their cost",
-            "lmech plan reproduce edge_of_stability": "an experiment's",
-            "lmech plan --verify -m seed=0,1": "that a seed is an input of its program",
-            "lmech plan --show parametrization parametrization=mup": "what μP does to each tensor",
-        },
-        {1: "--verify: a key that should be an input changes the program"},
-    )
-    parser.usage = "lmech plan [options] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
-    parser.add_argument("--compile", action="store_true", help="measure memory, by compiling")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="lower every program at another value of each input key: the text must not change",
-    )
-    parser.add_argument(
-        "--show", choices=["parametrization"], help="its table: what it does to each tensor"
-    )
-    options, rest = parser.parse_known_args(words)
+    options, rest = _parser().parse_known_args(words)
     from lmech import planning
 
     jobs, _ = asked_of(rest)
@@ -100,6 +79,32 @@ def asked_of(words: list[str]) -> tuple[list["Job"], dict[str, Any]]:
         title = ", ".join(jobs[0].overrides) or "one run"
         what = {"title": title, "experiment": None, "scale": None}
     return jobs, {"command": line, **what}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "plan",
+        "What any other command line would run: jobs, programs, operations, memory, time. Starts "
+        "nothing.",
+        {
+            "lmech plan -m seed=0,1 model.width=64,128": "a sweep's programs and their cost",
+            "lmech plan reproduce edge_of_stability": "an experiment's",
+            "lmech plan --verify -m seed=0,1": "that a seed is an input of its program",
+            "lmech plan --show parametrization parametrization=mup": "what μP does to each tensor",
+        },
+        {1: "--verify: a key that should be an input changes the program"},
+    )
+    parser.usage = "lmech plan [options] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
+    parser.add_argument("--compile", action="store_true", help="measure memory, by compiling")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="lower every program at another value of each input key: the text must not change",
+    )
+    parser.add_argument(
+        "--show", choices=["parametrization"], help="its table: what it does to each tensor"
+    )
+    return parser
 
 
 def _verified(jobs: Sequence["Job"]) -> bool:
