@@ -73,7 +73,6 @@ def _group(word: str) -> str:
 
 
 def _print_groups(groups: list[str]) -> None:
-    own = project.current()
     for group in groups:
         print(group)
         options = catalogue.groups()[group]
@@ -81,6 +80,12 @@ def _print_groups(groups: list[str]) -> None:
         names = [f"{mark} {option}" for mark, option in zip(marks, options, strict=True)]
         told = [catalogue.describe(group, option) for option in options]
         show(list(zip(names, told, strict=True)))
+    _print_project()
+
+
+def _print_project() -> None:
+    """What the stars mean, where there are any."""
+    own = project.current()
     if own is not None:
         print(f"* of the project {own.root.name}: {own.conf}")
 
@@ -94,6 +99,7 @@ def _print_experiments(found: "Sequence[Experiment]") -> None:
         mark = "* " if catalogue.of_project("experiment", one.name) else ""
         rows.append((mark + one.name, one.headline, one.paper, verdict))
     show(rows, ("experiment", "what it shows", "paper", "last verdict here"))
+    _print_project()
 
 
 def _print_option(group: str, option: str) -> None:
