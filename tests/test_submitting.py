@@ -347,12 +347,12 @@ def test_what_is_queued_or_held_or_done_is_not_sent_again(cluster, capsys):
 
 
 def test_a_finished_sweep_sends_nothing_and_says_what_reads_it(cluster, capsys):
-    assert main(SWEEP) == 0
+    assert main(["submit", *SWEEP]) == 0
+    assert main(["resume", str(only(cluster.parent)), "--batch", "0"]) == 0
     capsys.readouterr()
     assert main(["submit", *SWEEP]) == 0
-    out = capsys.readouterr().out
-    assert "nothing to send; `lmech -m dataset=chebyshev" in out
-    assert not scripts(cluster)
+    assert "nothing to send; `lmech -m dataset=chebyshev" in capsys.readouterr().out
+    assert len(scripts(cluster)) == 1
 
 
 def test_all_of_it_again_waits_for_what_is_queued(cluster, capsys):
@@ -463,8 +463,9 @@ def test_status_of_a_damaged_folder_says_so_and_goes_on(cluster, capsys, monkeyp
 
 
 def test_a_result_that_lacks_what_is_asked_for_now_is_not_done(cluster):
-    assert main([*RUN]) == 0
+    assert main(["submit", *RUN]) == 0
     sweep = only(cluster.parent)
+    assert main(["resume", str(sweep), "--batch", "0"]) == 0
     assert watching.total(watching.look(sweep, {}))["done"] == 1
     assert main(["submit", *RUN, "observables=[loss,weights]"]) == 0
     assert watching.total(watching.look(sweep, {}))["waiting"] == 1
