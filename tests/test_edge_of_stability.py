@@ -85,6 +85,16 @@ def test_a_run_that_leaves_gradient_flow_at_the_edge():
     assert len(experiment.figure([rising], alone).axes) == 2
 
 
+def test_99_per_cent_that_float32_rounds_down_is_99_per_cent():
+    """4,950/5,000 as a product with the reciprocal, which is how it is compiled."""
+    rounded = np.float32(4950) * (np.float32(1) / np.float32(5000))
+    assert rounded < np.float32(0.99)
+    there = run(lambda t: 0 * t + 2.0, lambda t: 1 / (1 + t))
+    accuracy = np.where(np.arange(401) < 200, np.float32(0.9898), rounded)
+    there = there._replace(metrics=there.metrics.assign(train_accuracy=accuracy))
+    assert experiment.measure([there]).iloc[0]["step_of_99"] == 200
+
+
 @pytest.mark.parametrize("scale", ["default", "paper"])
 def test_every_claim_is_of_a_quantity_that_is_measured(scale):
     written = run(lambda t: 0 * t + 4.2, lambda t: 1 / (1 + t))
