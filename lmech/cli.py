@@ -36,6 +36,11 @@ experiments
   lmech reproduce EXPERIMENT [KEY=VALUE …] [--scale SCALE]
                                          the experiment's own sweep, its claims, figure, report;
                                          --all: every experiment in turn, and one table
+  lmech list experiments                 what each shows, of which paper, its last verdict here
+
+results
+  lmech collect DIR [--columns A,B] [--steps last|0,100|0:1000:10] [--to FILE]
+                                         results as one table: .parquet or .csv
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
@@ -68,19 +73,7 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 
 
 COMMANDS = (
-    *(
-        "reproduce",
-        "plan",
-        "resume",
-        "submit",
-        "status",
-        "measure",
-        "list",
-        "collect",
-        "log",
-        "report",
-        "atlas",
-    ),
+    *("reproduce", "plan", "resume", "submit", "status", "measure", "list", "collect", "log"),
     *("report", "atlas", "verify", "init", "completion"),
 )
 """Each is a module of ``lmech.commands``."""

@@ -14,7 +14,7 @@ from lmech.mistakes import ConfigError
 
 FOLDERS, FILES = ":folders", ":files"
 """In place of words: the shell completes these itself."""
-RESUMING = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache")
+RESUMING = ("rerun", "on_failure", "execution.save_every", "execution.compile_cache", "logger")
 """The keys that ``lmech resume`` takes."""
 FLAGS = {
     "-m": "a sweep: every combination",

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Run `lmech report`; returns the exit code."""
-    parser = new_parser("report", "Sweeps as one HTML file, which opens offline; trains nothing.")
+    parser = new_parser(
+        "report",
+        "Sweeps as one HTML file, which opens offline, with curves to read values from; trains nothing.",
+        {
+            "lmech report outputs/edge_of_stability/1c1f72": "a sweep, to report.html",
+            "lmech report outputs/grokking outputs/catapult --to two.html": "all below two folders",
+        },
+        {1: "a page says otherwise than was recorded, or could not measure anew"},
+    )
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="a sweep's, or one above: all below it"
     )

@@ -20,7 +20,11 @@ Queue = Mapping[int, tuple[int, str]]
 
 def main(words: list[str]) -> int:
     """Print how far a sweep is; returns the exit code."""
-    parser = new_parser("status", "How far a sweep is, from its folder and the cluster's queue.")
+    parser = new_parser(
+        "status",
+        "How far a sweep is, batch by batch, from its folder and the cluster's queue.",
+        {"lmech status outputs/run/3f2a9c": "wherever it runs, or ran"},
+    )
     parser.add_argument("folder", type=Path, help="a sweep's folder, with its manifest.jsonl")
     sweep = parser.parse_args(words).folder
     from lmech import watching

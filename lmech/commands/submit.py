@@ -1,5 +1,6 @@
 """`lmech submit`: a sweep as a job array of a cluster's."""
 
+import argparse
 from typing import TYPE_CHECKING
 
 from lmech import config
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Send what the rest of the line would run; returns the exit code."""
-    parser = new_parser("submit", "Send what any other command line would run to SLURM.")
-    parser.usage = (
-        "lmech submit (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …) "
-        "[cluster=NAME] [cluster.KEY=VALUE …]"
-    )
-    _, rest = parser.parse_known_args(words)
+    _, rest = _parser().parse_known_args(words)
     own = [word for word in rest if config.is_clusters(word)]
     cluster = cluster_of(own)
     jobs, request = asked_of([word for word in rest if word not in own])
@@ -29,6 +25,25 @@ def main(words: list[str]) -> int:
     for line in told(submitting.submit(jobs, cluster, request), len(jobs), request["command"]):
         print(line)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "submit",
+        "Send what any other command line would run to SLURM, as one job array with a task a batch, "
+        "and return.",
+        {
+            "lmech submit -m seed=0,1,2 model.width=64,128": "a sweep, as conf/cluster/slurm has it",
+            "lmech submit reproduce edge_of_stability cluster.time=1:00:00": "an experiment",
+            "lmech submit -m seed=0,1 cluster.members_per_task=8 cluster.limit=4": (
+                "tasks of at most 8 jobs, at most 4 of them at once"
+            ),
+        },
+    )
+    parser.usage = (
+        "lmech submit [cluster=NAME] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
+    )
+    return parser
 
 
 def cluster_of(words: list[str]) -> "Cluster":
