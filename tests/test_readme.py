@@ -50,7 +50,7 @@ def test_the_experiment_of_the_readme_is_two_short_files_and_its_claim_holds(tmp
 
 
 def test_the_commands_of_the_readme_plan_what_they_say():
-    others = "reproduce|plan|list|collect|report|resume|measure|submit|init_from=JOB|verify"
+    others = "reproduce|plan|list|collect|report|log|resume|measure|submit|init_from=JOB|verify"
     lines = re.findall(rf"^    lmech (?!{others})(.*?)  +\S", README, re.M)
     jobs = []
     for line in lines:
