@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 PAIRS = 3
+ROWS = 4 * 2000
+"""Of all jobs of the sweep."""
 SWEEP = (
     *("-m", "dataset=digits", "dataset.train_size=500", "observables=[loss]", "seed=range(4)"),
     *("model.width=64", "steps=2000", "execution.mode=map", "execution.save_every=5"),
@@ -40,11 +42,12 @@ def measured(folder: Path, logger: str) -> tuple[float, float]:
 
 def main(room: Path) -> None:
     """Print a line a pair, then the medians."""
-    ratios = []
+    ratios, waits = [], []
     for pair in range(PAIRS + 1):
         without, beside = (measured(room / f"{pair}{name}", name) for name in (NONE, ALL))
         if pair:
             ratios.append([b / a for a, b in zip(without, beside, strict=True)])
+            waits.append((beside[1] - beside[0]) - (without[1] - without[0]))
             print(
                 f"pair {pair}: training {without[0]:.1f} s, with all loggers {beside[0]:.1f} s;"
                 f" command {without[1]:.1f} s, {beside[1]:.1f} s",
@@ -52,6 +55,8 @@ def main(room: Path) -> None:
             )
     training, command = (statistics.median(column) for column in zip(*ratios, strict=True))
     print(f"all loggers: training {training - 1:+.1%}, whole command {command - 1:+.1%}")
+    wait = statistics.median(waits)
+    print(f"waiting at the end: {wait:.1f} s for {ROWS} rows, {wait / ROWS * 1e3:.2f} ms a row")
 
 
 if __name__ == "__main__":
