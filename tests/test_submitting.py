@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmech import config, engine, locking, manifest, slurm, summing, watching
+from lmech import catalogue, config, engine, locking, manifest, slurm, summing, watching
 from lmech.cli import main
 from lmech.commands import status
 from lmech.commands.submit import cluster_of
@@ -111,7 +111,7 @@ def test_a_projects_own_cluster_starts_from_ours(own):
     (own / "conf" / "cluster").mkdir()
     text = "# Mine.\ndefaults: [slurm, _self_]\npartition: big\nsetup: [module load cuda]\n"
     (own / "conf" / "cluster" / "mine.yaml").write_text(text)
-    config._options.cache_clear()
+    catalogue._options.cache_clear()
     found = cluster_of(["cluster=mine", "cluster.cpus=7"])
     assert found.options[0] == "--partition=big"
     assert (found.setup, found.cpus) == (["module load cuda"], 7)

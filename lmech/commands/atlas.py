@@ -10,11 +10,8 @@ def main(words: list[str]) -> int:
     """Run `lmech atlas`; returns the exit code."""
     parser = new_parser(
         "atlas",
-        "Every sweep below a folder as a static site: a gallery, and a page a name; trains nothing.",
-        {
-            "lmech atlas": "outputs, to site/index.html",
-            "lmech atlas outputs --to pages": "elsewhere",
-        },
+        "Every sweep below a folder as a static site: a gallery and a page a name.",
+        {"lmech atlas": "outputs, to site", "lmech atlas outputs --to pages": "elsewhere"},
         {1: "a page says otherwise than was recorded, or could not measure anew"},
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ def main(words: list[str]) -> int:
     """Run `lmech log`; returns the exit code."""
     parser = new_parser(
         "log",
-        "What a logger would have shown of sweeps that are on disk: all of it, whatever was told before.",
+        "What a logger would have shown of sweeps on disk: all of it, whatever was told before.",
         {
             "lmech log outputs/run/3f2a9c logger=wandb": "a sweep",
             "lmech log outputs logger=[tensorboard,wandb]": "every one below a folder",

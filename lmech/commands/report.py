@@ -15,7 +15,7 @@ def main(words: list[str]) -> int:
     """Run `lmech report`; returns the exit code."""
     parser = new_parser(
         "report",
-        "Sweeps as one HTML file, which opens offline, with curves to read values from; trains nothing.",
+        "Sweeps as one HTML file, which opens offline, with curves to read values from.",
         {
             "lmech report outputs/edge_of_stability/1c1f72": "a sweep, to report.html",
             "lmech report outputs/grokking outputs/catapult --to two.html": "all below two folders",

@@ -30,19 +30,16 @@ def main(words: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "submit",
-        "Send what any other command line would run to SLURM, as one job array with a task a batch, "
-        "and return.",
+        "Send what any other command line would run to SLURM, as one job array, and return.",
         {
-            "lmech submit -m seed=0,1,2 model.width=64,128": "a sweep, as conf/cluster/slurm has it",
+            "lmech submit -m seed=0,1,2 model.width=64,128": "a sweep",
             "lmech submit reproduce edge_of_stability cluster.time=1:00:00": "an experiment",
             "lmech submit -m seed=0,1 cluster.members_per_task=8 cluster.limit=4": (
                 "tasks of at most 8 jobs, at most 4 of them at once"
             ),
         },
     )
-    parser.usage = (
-        "lmech submit [cluster=NAME] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
-    )
+    parser.usage = "lmech submit [cluster.KEY=VALUE …] (KEY=VALUE … | -m … | reproduce …)"
     return parser
 
 
