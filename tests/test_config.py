@@ -84,16 +84,11 @@ def test_every_option_of_every_group_composes_and_is_described():
     for group, options in config.groups().items():
         for option in options:
             choice = f"{group}=[{option}]" if group == "observables" else f"{group}={option}"
-<<<<<<< HEAD
-            assert config.resolve(config.compose([choice]))
-            assert catalogue.describe(group, option)
-=======
             if group == config.CLUSTER:  # no job's
                 assert config.cluster([choice])
             else:
                 assert config.resolve(config.compose([choice]))
-            assert config.describe(group, option)
->>>>>>> f5611b3 (The test of all options composes a cluster's by itself)
+            assert catalogue.describe(group, option)
 
 
 def test_integers_become_floats_where_the_parameter_is_one():
