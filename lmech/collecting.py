@@ -68,7 +68,8 @@ def read_runs(sweep: Path) -> list[Run]:
     runs = [
         _read_run(sweep / entry["id"], entry["overrides"])
         for entry in _manifest(sweep)
-        if (sweep / entry["id"] / "metrics.parquet").is_file()
+        if (sweep / entry["id"] / "result.json").is_file()  # written last
+        and (sweep / entry["id"] / "metrics.parquet").is_file()
     ]
     return [run for run in runs if run.result["status"] != "failed"]
 

@@ -83,8 +83,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
     config = without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
-    for group in set(SEVERAL) & set(map(_key, overrides)):
-        _drop_unchosen(config, group)
+    for override in parse([text for text in overrides if _key(text) in SEVERAL]):
+        _drop_unchosen(config, override)
     return config
 
 
@@ -110,11 +110,19 @@ def cluster(overrides: Sequence[str]) -> Config:
     return values.call(CLUSTER, plain(_compose(rest, name))[CLUSTER])
 
 
-def _drop_unchosen(config: DictConfig, group: str) -> None:
-    """Where the user chose the options, what an experiment says of others of ours goes."""
+def _drop_unchosen(config: DictConfig, override: Override) -> None:
+    """Where the user chose the options, what an experiment says of others of ours goes.
+
+    What it leaves out with a null is there if the user chose it.
+    """
+    group, chosen = override.key_or_group, override.value()
+    options = chosen if isinstance(chosen, list) else [chosen]
+    own = {k: v for option in options for k, v in read_yaml(file(group, str(option))).items()}
     for name, node in list(config[group].items()):
-        if "_target_" not in node and _presets_with(group, name):
-            with open_dict(config):
+        with open_dict(config):
+            if node is None and name in own:
+                config[group][name] = own[name]
+            elif node is None or ("_target_" not in node and _presets_with(group, name)):
                 del config[group][name]
 
 

@@ -126,3 +126,10 @@ def test_a_key_that_a_yaml_file_brings_and_nothing_reads_is_refused():
     plain = config.plain(config.compose([]))
     with pytest.raises(ConfigError, match=r"unknown key 'stepz'; did you mean 'steps'"):
         config.validated({**plain, "stepz": 3})
+
+
+def test_an_observable_that_the_user_chose_is_there_though_the_experiment_leaves_it_out():
+    words = ["experiment=central_flow", "observables=[loss,sharpness]"]
+    chosen = config.resolve(config.compose(words))["observables"]
+    assert {"train_loss", "test_loss", "sharpness"} <= set(chosen)
+    assert all("_target_" in node for node in chosen.values())
