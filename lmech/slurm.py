@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge
-from pydantic import Field
+from pydantic import StringConstraints
 
 from lmech import manifest
 from lmech.values import ConfigError, Positive
 
-Word = Annotated[str, Field(pattern=r"^\S+$")]
-Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
-Time = Annotated[str, Field(pattern=r"^\d+(:\d+){0,2}$|^\d+-\d+(:\d+){0,2}$")]
+Word = Annotated[str, StringConstraints(pattern=r"^\S+$")]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\n]+$")]
+Time = Annotated[str, StringConstraints(pattern=r"^\d+(:\d+){0,2}$|^\d+-\d+(:\d+){0,2}$")]
 """Minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
 
 

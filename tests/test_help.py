@@ -49,7 +49,9 @@ def test_the_examples_of_a_command_are_of_it_and_their_words_are_keys(command, c
     for example in examples:
         assert f"lmech {command}" in example
         words = [word for word in shlex.split(example) if re.fullmatch(r"[\w.]+=.*", word)]
+        own = [word for word in words if config.is_clusters(word)]
+        assert not own or (command == "submit" and config.cluster(own))
         if command != "resume":
-            launching.jobs_of(words, multirun=True)
+            launching.jobs_of([word for word in words if word not in own], multirun=True)
         else:
             config.parse(words)

@@ -171,7 +171,7 @@ MISTAKES: list[tuple[str, str | None]] = [
     ("reprodce edge_of_stability", "reproduce"),
     ("colect outputs", "collect"),
     ("Plan seed=1", "plan"),
-    ("list optimizers", "optimizer"),
+    ("list optimisers", "optimizer"),
     ("reproduce eos", "edge_of_stability"),
     ("reproduce edge_of_stability --scale papr", "paper"),
     ("reproduce edge_of_stability sed=1", "seed"),
