@@ -94,6 +94,7 @@ def _with_way(
 def _way(program: Program) -> dict[str, Any]:
     """How a program runs."""
     way = {"mode": program.mode, "devices": program.devices, "capacity": program.capacity}
+    way |= {"spread": program.spread} if program.spread > 1 else {}
     return way | ({"room": list(program.room)} if program.room else {})
 
 

@@ -115,7 +115,7 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         microbatch=config["microbatch"],
         capacity=engine.chunk_capacity(every, extent.longest, execution["chunk"]),
         mode=usual_mode() if execution["mode"] == "auto" else execution["mode"],
-        devices=_devices(execution["devices"]),
+        **_shares(config, data),
         room=extent.room,
         centred=config["centred"],
         linearized=config["linearized"],
@@ -134,6 +134,25 @@ def _rate_unit(node: Config | None) -> Observable | None:
 def usual_mode() -> Mode:
     """What is mostly faster: members in turn on a CPU, side by side elsewhere."""
     return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def _shares(config: Config, data: Data) -> dict[str, int]:
+    """How many devices share the lanes, or the examples of a step. Raises ConfigError."""
+    execution = config["execution"]
+    devices = _devices(execution["devices"])
+    if execution.get("share", "members") == "members" or devices == 1:
+        return {"devices": devices}
+    size = config["batch_size"] or len(data.train.x)
+    if size % devices:
+        raise ConfigError(
+            f"execution.share=examples: {size} examples a step are no multiple of {devices} devices"
+        )
+    if config["microbatch"] is not None:
+        raise ConfigError(
+            f"execution.share=examples: each of {devices} devices has its part of a step's "
+            "examples in one piece; set microbatch=null"
+        )
+    return {"spread": devices}
 
 
 def _devices(asked: int | None) -> int:

@@ -128,7 +128,7 @@ def _task(
     folder: Path, entry: Entry, result: dict[str, Any], observables: Config, steps: Steps
 ) -> tuple[Task, list[Gap]]:
     """What is left to measure of a job, and what cannot be."""
-    execution = {**entry["config"]["execution"], "devices": 1}
+    execution = {**entry["config"]["execution"], "devices": 1, "share": "members"}
     config = {**entry["config"], "observables": observables, "execution": execution}
     job = Job(entry["id"], config, entry["overrides"])
     room = (entry["execution"] or {}).get("room")

@@ -16,7 +16,7 @@ from jax import lax
 
 from lmech import mistakes, seeds
 from lmech.datasets import Data, Examples, take
-from lmech.numerics import trees
+from lmech.numerics import sharing, trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values, next_update
 from lmech.optimizers import Hyperparameters, Optimizer
@@ -85,6 +85,8 @@ class Program:
     mode: Mode
     devices: int = 1
     """That share the lanes."""
+    spread: int = 1
+    """Devices that share the examples of each member instead."""
     room: Room | None = None
     """For the training examples that count, where not all do."""
     centred: bool = False
@@ -174,7 +176,7 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
         problem=parametrize(
             program.problem, inputs.scales, carry.origin, program.centred, program.linearized
         ),
-        data=own,
+        data=own._replace(train=sharing.over_examples(own.train, program.spread)),
         subset=None if program.room is None else program.room.fewest,
         params=carry.params,
         past=carry.past,
@@ -183,7 +185,7 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
         seeds=inputs.seeds,
         microbatch=program.microbatch,
         batch_size=program.batch_size,
-        batch=_examples(own, feed),
+        batch=sharing.over_examples(_examples(own, feed), program.spread),
         evaluation=None,
         gradient=None,
         optimizer=program.optimizer,

@@ -172,7 +172,9 @@ def whole(identities: Sequence[Any], config: Config) -> str:
 
 def _execution(config: Config) -> dict[str, Any]:
     """What of the way to run is a part of the program; how often it saves is not."""
-    return {key: config["execution"][key] for key in ("mode", "devices", "chunk")}
+    execution = config["execution"]
+    shared = {"share": "examples"} if execution.get("share") == "examples" else {}
+    return {**{key: execution[key] for key in ("mode", "devices", "chunk")}, **shared}
 
 
 def observable_ids(config: Config) -> dict[str, str]:
@@ -251,7 +253,7 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
 # What a sweep has one value of: of a job's own there would be no use.
 OF_A_SWEEP = (
     *("output", "name", "objective", "rerun", "on_failure", "logger", "execution.lanes"),
-    *("execution.devices", "execution.save_every", "execution.compile_cache"),
+    *("execution.devices", "execution.share", "execution.save_every", "execution.compile_cache"),
 )
 
 

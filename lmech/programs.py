@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lmech import member
 from lmech.datasets import Data
 from lmech.member import Carry, Feed, Inputs, Program
-from lmech.numerics import trees
+from lmech.numerics import sharing, trees
 from lmech.observables import Memory
 from lmech.problem import Params
 
@@ -25,10 +25,10 @@ AXIS = "members"
 
 
 def _mesh(program: Program) -> Mesh | None:
-    """The devices that share the lanes; None for one."""
-    if program.devices == 1:
-        return None
-    return Mesh(np.asarray(jax.devices()[: program.devices]), (AXIS,))
+    """The devices that share the lanes, or the examples; None for one."""
+    if program.spread > 1:
+        return sharing.mesh(program.spread, sharing.EXAMPLES)
+    return sharing.mesh(program.devices, AXIS) if program.devices > 1 else None
 
 
 # What runs once is not worth the compiler's best. A CPU's programs compile in half to two thirds of
@@ -60,8 +60,9 @@ def _over_members(
 
     ``carried`` is donated. ``map`` takes one member after another and gives each, bit for bit,
     what it would get alone (CPU); ``vmap`` takes them side by side; ``loop`` calls a program of one
-    member for each, to debug. On several devices each has its share of the lanes. ``name`` is the
-    program's name in profiles and in the count of compilations.
+    member for each, to debug. On several devices each has its share of the lanes, or of the
+    examples, and then all of what is returned. ``name`` is the program's name in profiles and in
+    the count of compilations.
     """
     mesh = _mesh(program)
 
@@ -79,9 +80,11 @@ def _over_members(
         share = jax.shard_map(batched, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
         return share(carried, fixed, *shared)
 
-    function = one if program.mode == "loop" else batched if mesh is None else sharded
+    apart = mesh is not None and program.devices > 1
+    function = one if program.mode == "loop" else sharded if apart else batched
     function.__name__ = name
-    jitted = jax.jit(function, donate_argnums=0, compiler_options=known(options))
+    everywhere = {"out_shardings": placement(program)} if program.spread > 1 else {}
+    jitted = jax.jit(function, donate_argnums=0, compiler_options=known(options), **everywhere)
     return partial(_one_by_one, jitted) if program.mode == "loop" else jitted
 
 
@@ -142,9 +145,9 @@ def forget() -> None:
 @lru_cache(maxsize=32)
 def on_one(program: Program) -> Program:
     """The program as one function on one device, to be looked at rather than run."""
-    if program.mode != "loop" and program.devices == 1:
+    if program.mode != "loop" and program.devices == program.spread == 1:
         return program
-    return replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1)
+    return replace(program, mode="vmap" if program.mode == "vmap" else "map", devices=1, spread=1)
 
 
 def state_shapes(
@@ -210,6 +213,10 @@ def initial_weights(program: Program, inputs: Inputs) -> Params:
 
 
 def placement(program: Program, *axes: str) -> Any:
-    """Where arrays go whose leading axes are spread over the devices; None: as usual."""
+    """Where arrays go whose leading axes are spread over the devices; None: as usual.
+
+    Where devices share the examples, each has all of every array.
+    """
     mesh = _mesh(program)
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
+    own = axes if program.devices > 1 else ()
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(*own))

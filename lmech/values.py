@@ -51,6 +51,7 @@ KEYS: dict[str, Any] = {
     "execution.mode": Literal["auto", "map", "vmap", "loop"],
     "execution.lanes": Positive | None,
     "execution.devices": Positive | None,
+    "execution.share": Literal["members", "examples"],
     "execution.chunk": Positive,
     "execution.compile_cache": bool,
     "execution.save_every": Annotated[float, Ge(0)],
