@@ -139,7 +139,7 @@ def usual_mode() -> Mode:
 def _shares(config: Config, data: Data) -> dict[str, int]:
     """How many devices share the lanes, or the examples of a step. Raises ConfigError."""
     execution = config["execution"]
-    devices = _devices(execution["devices"])
+    devices = _devices(execution["devices"] or (execution.get("processes") and jax.device_count()))
     if execution.get("share", "members") == "members" or devices == 1:
         return {"devices": devices}
     size = config["batch_size"] or len(data.train.x)

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from lmech import __version__, hints, project
 from lmech.mistakes import ConfigError
-from lmech.stopping import StoppedError
+from lmech.stopping import FollowedError, StoppedError
 
 USAGE = """\
 lmech: a lab bench for learning mechanics
@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, OSError) as error:
         print(f"lmech: {error}", file=sys.stderr)
         return 2
+    except FollowedError:
+        return 0
     except StoppedError as stopped:
         print(f"lmech: {stopped}", file=sys.stderr)
         return 75

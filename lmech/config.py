@@ -446,6 +446,12 @@ def _consistent(config: Config) -> None:
             f"batch_repeats={config['batch_repeats']} is about minibatches, and with "
             "batch_size=null there are none: set batch_size"
         )
+    shared, several = (config["execution"][key] for key in ("share", "processes"))
+    if several and (shared != "examples" or config["execution"]["devices"] is not None):
+        raise ConfigError(
+            f"execution.processes={several} makes one run of {several} processes and all their "
+            "devices: set execution.share=examples, and leave execution.devices at null"
+        )
     if config["rate_unit"] and config["parametrization"].get("weight_decay") == "independent":
         raise ConfigError(
             "parametrization.weight_decay=independent takes the decay times the rate as given, and "

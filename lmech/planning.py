@@ -253,7 +253,13 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
 # What a sweep has one value of: of a job's own there would be no use.
 OF_A_SWEEP = (
     *("output", "name", "objective", "rerun", "on_failure", "logger", "execution.lanes"),
-    *("execution.devices", "execution.share", "execution.save_every", "execution.compile_cache"),
+    *(
+        "execution.devices",
+        "execution.share",
+        "execution.processes",
+        "execution.save_every",
+        "execution.compile_cache",
+    ),
 )
 
 

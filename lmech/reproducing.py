@@ -5,7 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,7 +129,7 @@ def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> 
     jobs = planning.expand(experiment.overrides, experiment.sweep)
     folder = planning.folder(jobs)
     request = {"command": command, "title": "", "experiment": name, "scale": scale}
-    with following(jobs[0].config["logger"], folder) as show:
+    with _at_work(jobs[0].config, folder) as show:
         counts, failures = train(jobs, folder, request, show)
         judged = _conclude(experiment, folder, command)
     return Outcome(folder, counts, failures, judged)
@@ -146,7 +146,7 @@ def run(jobs: Sequence[Job], command: str, draw: bool = True) -> Outcome:
 def _trained(
     jobs: Sequence[Job], folder: Path, request: dict[str, Any], draw: bool = True
 ) -> Outcome:
-    with following(jobs[0].config["logger"], folder) as show:
+    with _at_work(jobs[0].config, folder) as show:
         counts, failures = train(jobs, folder, request, show)
         trained = sum(counts.values()) > counts["skipped"]
         if draw and (trained or not (folder / "report.html").is_file()):
@@ -171,15 +171,29 @@ def resume(folder: Path, changes: Mapping[str, Any], batch: int | None = None) -
     ]
     request = read_json(folder / manifest.REQUEST)
     if batch is not None:
-        with following(jobs[0].config["logger"], folder) as show:
+        with _at_work(jobs[0].config, folder) as show:
             return Outcome(folder, *train(jobs, folder, request, show, batch), [])
     if request["experiment"] is None:
         return _trained(jobs, folder, request)
     experiment = load(request["experiment"], request["scale"], [])
-    with following(jobs[0].config["logger"], folder) as show:
+    with _at_work(jobs[0].config, folder) as show:
         counts, failures = train(jobs, folder, request, show)
         judged = _conclude(experiment, folder, request["command"])
     return Outcome(folder, counts, failures, judged)
+
+
+@contextmanager
+def _at_work(config: Mapping[str, Any], folder: Path) -> Iterator[Callable[[Progress], None]]:
+    """What a sweep's training and drawing happen in: its loggers follow it.
+
+    Of several processes that are one run, only the first gets here. Raises FollowedError in others.
+    """
+    with ExitStack() as stack:
+        if config["execution"].get("processes"):
+            from lmech import together
+
+            stack.enter_context(together.led(config["execution"]))
+        yield stack.enter_context(following(config["logger"], folder))
 
 
 def _draw_runs(folder: Path, title: str, command: str) -> None:

@@ -15,13 +15,13 @@ from lmech import (
     checking,
     checkpoints,
     compiling,
-    engine,
     journal,
     locking,
     planning,
     results,
     states,
     summing,
+    together,
     tuning,
 )
 from lmech.arranging import Batch, arranged
@@ -384,11 +384,13 @@ def _run_batch(
     record = {**batch.execution, **_resumption(begun, batch.execution)}
     parts, saved = (begun.parts, begun.saved) if begun else (range(0), None)
     with numerics(batch.jobs[0].config["precision"]["matmul"]):
-        for event in engine.train(
-            *setup,
+        for event in together.train(
+            [job.config for job in batch.jobs],
+            setup,
             lanes=batch.execution["lanes"],
             saved=saved,
             save=run.due,
+            stopping=run.due.stopping,
             snapshots={step for job in batch.jobs for step in job.config["snapshots"]},
         ):
             match event:

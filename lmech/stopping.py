@@ -12,6 +12,10 @@ class StoppedError(Exception):
     """A signal asked for it: the batch is saved, the same command goes on from there."""
 
 
+class FollowedError(Exception):
+    """The first process of a run has been followed to its end: nothing is left for this one."""
+
+
 class Due:
     """When to save: every so many seconds, and when a signal asks to stop."""
 
@@ -28,6 +32,10 @@ class Due:
     def __call__(self) -> bool:
         """Whether to save now."""
         return self._asked is not None or time.monotonic() - self._last >= self._seconds
+
+    def stopping(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._asked is not None
 
     def saved(self, step: int) -> None:
         """It has been saved. Raises StoppedError if a signal asked to stop."""

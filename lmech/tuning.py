@@ -107,7 +107,7 @@ def fastest(setup: Setup) -> Program:
     members, horizon = len(setup.inputs.horizon), int(setup.inputs.horizon.max())
     usual = replace(setup.program, mode=building.usual_mode() if members > 1 else "map")
     size = min(CHUNK, horizon // SMALL)
-    if members == 1 or size == 0:
+    if members == 1 or size == 0 or usual.spread > 1:
         return usual
     other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
     try:

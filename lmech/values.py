@@ -52,6 +52,7 @@ KEYS: dict[str, Any] = {
     "execution.lanes": Positive | None,
     "execution.devices": Positive | None,
     "execution.share": Literal["members", "examples"],
+    "execution.processes": Positive | None,
     "execution.chunk": Positive,
     "execution.compile_cache": bool,
     "execution.save_every": Annotated[float, Ge(0)],

@@ -1,0 +1,150 @@
+"""Several processes that are one run: the first decides and writes, the others compute with it.
+
+Each is started with the same command, by ``srun --ntasks=N`` or another launcher that JAX knows, or
+with ``JAX_COORDINATOR_ADDRESS`` (host:port), ``LMECH_PROCESSES`` and ``LMECH_PROCESS`` (0, 1, …) in
+its environment. The first goes through the sweep as if it were alone. Before a batch it tells the
+others what to train, before a state whether one is due; they run the same compiled programs, each
+on its share of the examples, and write nothing.
+"""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lmech import building, engine
+from lmech.engine import Event
+from lmech.lanes import Saved
+from lmech.numerics.precision import numerics
+from lmech.stopping import FollowedError, StoppedError
+from lmech.values import Config, ConfigError
+
+
+class Task(NamedTuple):
+    """What is trained next, as the first process tells the others."""
+
+    configs: Sequence[Config]
+    way: Mapping[str, Any]
+    """The program's fields that are decided where it runs."""
+    lanes: int | None
+    saved: Saved | None
+    snapshots: set[int]
+
+
+WAY = ("mode", "capacity", "room")
+NO, YES, LAST = range(3)
+"""Whether a state is due: no, yes, yes and then it stops."""
+
+
+@contextmanager
+def led(execution: Mapping[str, Any]) -> Iterator[None]:
+    """The block is the first process's; any other follows it, and then raises FollowedError.
+
+    Raises ConfigError where there are not as many processes as the config says.
+    """
+    if not execution.get("processes"):
+        yield
+        return
+    _join(execution["processes"])
+    if jax.process_index() > 0:
+        _follow()
+        raise FollowedError
+    try:
+        yield
+    except StoppedError:
+        _tell(None)
+        raise
+    _tell(None)  # any other exception leaves them in the middle of a batch: they end with us
+
+
+def _join(count: int) -> None:
+    """Find the other processes, if this is the first time."""
+    if not jax.distributed.is_initialized():
+        given = {"num_processes": "LMECH_PROCESSES", "process_id": "LMECH_PROCESS"}
+        found = {name: int(os.environ[key]) for name, key in given.items() if key in os.environ}
+        try:
+            jax.distributed.initialize(**found)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"execution.processes={count}: start as many with the same command, by srun "
+                f"--ntasks={count}, or set JAX_COORDINATOR_ADDRESS, LMECH_PROCESSES and "
+                f"LMECH_PROCESS ({str(error).splitlines()[0]})"
+            ) from error
+    if jax.process_count() != count:
+        raise ConfigError(f"execution.processes={count}, but {jax.process_count()} were started")
+
+
+def train(
+    configs: Sequence[Config],
+    setup: building.Setup,
+    *,
+    lanes: int | None,
+    saved: Saved | None,
+    save: Callable[[], bool],
+    stopping: Callable[[], bool],
+    snapshots: set[int],
+) -> Iterator[Event]:
+    """``engine.train``, by all processes if there are several.
+
+    ``stopping`` says whether a state that is due is to be the last thing that happens.
+    """
+    if not jax.distributed.is_initialized():
+        return engine.train(*setup, lanes=lanes, saved=saved, save=save, snapshots=snapshots)
+    way = {name: getattr(setup.program, name) for name in WAY}
+    _tell(Task(configs, way, lanes, saved, snapshots))
+
+    def said() -> bool:
+        return _agreed(save() * (LAST if stopping() else YES)) != NO
+
+    return engine.train(*setup, lanes=lanes, saved=saved, save=said, snapshots=snapshots)
+
+
+def _follow() -> None:
+    """Compute what the first process says, until it says that it is over."""
+    for name in ("SIGTERM", "SIGUSR1"):  # the first one saves, and then says so
+        with suppress(AttributeError):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    while (task := _told()) is not None:
+        with numerics(task.configs[0]["precision"]["matmul"]):
+            setup = building.build(task.configs)
+            setup = setup._replace(program=replace(setup.program, **task.way))
+            _compute(setup, task)
+
+
+def _compute(setup: building.Setup, task: Task) -> None:
+    last = False
+
+    def said() -> bool:
+        nonlocal last
+        answer = _agreed(NO)
+        last = answer == LAST
+        return answer != NO
+
+    options = {"lanes": task.lanes, "saved": task.saved, "snapshots": task.snapshots}
+    for event in engine.train(*setup, save=said, **options):
+        if last and isinstance(event, Saved):
+            return
+
+
+def _agreed(answer: int) -> int:
+    """The first process's answer, in all."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
+def _tell(task: Task | None) -> None:
+    content = np.frombuffer(pickle.dumps(task), np.uint8)
+    _agreed(len(content))
+    multihost_utils.broadcast_one_to_all(content)
+
+
+def _told() -> Task | None:
+    content = multihost_utils.broadcast_one_to_all(np.zeros(_agreed(0), np.uint8))
+    task: Task | None = pickle.loads(content.tobytes())  # noqa: S301 of our own first process
+    return task

@@ -1,0 +1,96 @@
+"""Two processes of this machine that are one run."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmech.cli import main
+from lmech.collecting import collect
+
+RUN = [
+    *("dataset.train_size=60", "model.width=8", "precision=float64", "execution.mode=map"),
+    *("observables=[loss,sharpness]", "observables.sharpness.every=10", "logger=none"),
+    *("optimizer=adam", "execution.share=examples"),
+]
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def started(folder, *words):
+    """Both processes of one run."""
+    shared = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port()}",
+        "LMECH_PROCESSES": "2",
+    }
+    command = [sys.executable, "-m", "lmech", *RUN, "execution.processes=2", *words]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**shared, "LMECH_PROCESS": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def ended(processes):
+    told = [process.communicate(timeout=300) for process in processes]
+    return [process.returncode for process in processes], told
+
+
+def files(folder):
+    found = folder.glob("outputs/run/*/*/*")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.name in ("metrics.parquet", "result.json")
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_and_go_on_after_a_signal(tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    codes, told = ended(started(whole, "steps=1500"))
+    assert codes == [0, 0], told
+    assert ("runs:" in told[0][0], "runs:" in told[1][0]) == (True, False)
+    assert len(files(whole)) == 2
+
+    first, second = started(cut, "steps=1500", "execution.save_every=0")
+    deadline = time.monotonic() + 200
+    while not list(cut.glob("outputs/run/*/batches/*/state.npz")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    first.send_signal(signal.SIGUSR1)
+    codes, told = ended([first, second])
+    assert codes == [75, 0], told
+    assert files(cut) == {}
+    codes, told = ended(started(cut, "steps=1500"))
+    assert codes == [0, 0], told
+    assert files(cut) == files(whole)
+
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in RUN if not word.startswith("execution.share")]
+    assert main([*words, "steps=1500"]) == 0
+    alone, both = (collect(folder / "outputs")["train_loss"] for folder in (tmp_path, whole))
+    assert (abs(alone - both) < 1e-7 * abs(alone) + 1e-12).all()
+
+
+def test_several_processes_share_the_examples_of_a_run(capsys):
+    assert main([*RUN[:-1], "execution.processes=2"]) == 2
+    assert "set execution.share=examples" in capsys.readouterr().err
