@@ -44,7 +44,11 @@ def submit(jobs: Sequence[Job], cluster: Cluster, request: Mapping[str, Any]) ->
 
     Raises ConfigError, also where the cluster's queue cannot be asked or takes nothing.
     """
-    folder = planning.folder(jobs)
+    folder, several = planning.folder(jobs), jobs[0].config["execution"]["processes"]
+    if several:
+        raise ConfigError(
+            f"execution.processes={several}: a task is one process; start one run of several by srun"
+        )
     if jobs[0].config["rerun"] != "all":
         reproducing.adopt(jobs, folder)
     todo = planning.todo(jobs, folder)

@@ -533,13 +533,19 @@ def test_the_holder_of_a_lock_is_seen_and_left_alone(tmp_path):
 def test_no_task_of_an_array_joins_the_others():
     """Tasks share a folder and nothing else: nobody starts JAX's own clusters, which would wait."""
     named = {
-        (str(path), node.attr)
+        path.name
         for folder in ("lmech", "experiments")
         for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("distributed", "initialize")
     }
-    assert named == set()
+    assert named == {"together.py"}  # where the config asks for several processes, and nowhere else
+
+
+def test_a_task_is_one_process(cluster, capsys):
+    words = ["execution.processes=2", "execution.share=examples"]
+    assert main(["submit", *RUN, *words]) == 2
+    assert "srun" in capsys.readouterr().err
 
 
 def test_a_queue_line_that_is_no_batch_of_ours_is_passed_over(cluster):
