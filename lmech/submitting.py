@@ -47,7 +47,7 @@ def submit(jobs: Sequence[Job], cluster: Cluster, request: Mapping[str, Any]) ->
     folder, several = planning.folder(jobs), jobs[0].config["execution"]["processes"]
     if several:
         raise ConfigError(
-            f"execution.processes={several}: a task is one process; start one run of several by srun"
+            f"execution.processes={several}: a task is one process; srun starts a run of several"
         )
     if jobs[0].config["rerun"] != "all":
         reproducing.adopt(jobs, folder)
