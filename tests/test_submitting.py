@@ -542,7 +542,8 @@ def test_no_task_of_an_array_joins_the_others():
     assert named == {"together.py"}  # where the config asks for several processes, and nowhere else
 
 
-def test_a_task_is_one_process(cluster, capsys):
+@pytest.mark.usefixtures("cluster")
+def test_a_task_is_one_process(capsys):
     words = ["execution.processes=2", "execution.share=examples"]
     assert main(["submit", *RUN, *words]) == 2
     assert "srun" in capsys.readouterr().err
