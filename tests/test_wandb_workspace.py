@@ -22,10 +22,10 @@ def test_a_workspace_has_what_the_sweep_recorded_and_swept(tmp_path):
     assert (panel.x.name, panel.y.name) == ("optimizer.learning_rate", "train_loss")
     assert panel.log_x
     assert verdict.panels[0].media_keys == ["figure"]
-    sent = made._to_model().spec.section.run_sets[0]
-    (only,) = sent.filters.filters
-    assert (only.key.name, only.value) == ("group", "abc")
-    assert [key.name for key in sent.grouping] == ["optimizer.value.learning_rate"]
+    sent = made._to_model().model_dump()["spec"]["section"]["run_sets"][0]
+    (only,) = sent["filters"]["filters"]
+    assert (only["key"]["name"], only["value"]) == ("group", "abc")
+    assert [key["name"] for key in sent["grouping"]] == ["optimizer.value.learning_rate"]
 
 
 def test_a_sweep_without_results_has_none(tmp_path):
