@@ -67,10 +67,10 @@ def led(execution: Mapping[str, Any]) -> Iterator[None]:
 def _join(count: int) -> None:
     """Find the other processes, if this is the first time."""
     if not jax.distributed.is_initialized():
-        given = {"num_processes": "LMECH_PROCESSES", "process_id": "LMECH_PROCESS"}
-        found = {name: int(os.environ[key]) for name, key in given.items() if key in os.environ}
         try:
-            jax.distributed.initialize(**found)
+            jax.distributed.initialize(
+                num_processes=_given("LMECH_PROCESSES"), process_id=_given("LMECH_PROCESS")
+            )
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"execution.processes={count}: start as many with the same command, by srun "
@@ -79,6 +79,12 @@ def _join(count: int) -> None:
             ) from error
     if jax.process_count() != count:
         raise ConfigError(f"execution.processes={count}, but {jax.process_count()} were started")
+
+
+def _given(key: str) -> int | None:
+    """A number in the environment. Raises ValueError for what is none."""
+    text = os.environ.get(key)
+    return None if text is None else int(text)
 
 
 def train(
@@ -127,8 +133,10 @@ def _compute(setup: building.Setup, task: Task) -> None:
         last = answer == LAST
         return answer != NO
 
-    options = {"lanes": task.lanes, "saved": task.saved, "snapshots": task.snapshots}
-    for event in engine.train(*setup, save=said, **options):
+    events = engine.train(
+        *setup, lanes=task.lanes, saved=task.saved, save=said, snapshots=task.snapshots
+    )
+    for event in events:
         if last and isinstance(event, Saved):
             return
 
