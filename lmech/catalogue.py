@@ -56,6 +56,11 @@ def file(group: str, option: str) -> Path:
     return paths.conf() / name
 
 
+def presets_with(group: str, name: str) -> list[str]:
+    """The options of a group of several that have an entry of that name."""
+    return [option for option in groups()[group] if name in read_yaml(file(group, option))]
+
+
 def of_project(group: str, option: str) -> bool:
     """Whether an option is the project's own."""
     return not file(group, option).is_relative_to(paths.conf())

@@ -25,22 +25,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from lmech import paths, project, values
+from lmech import catalogue, paths, project, values
 from lmech.catalogue import file, groups
 from lmech.disk import read_yaml
 from lmech.hints import alike, nearest
 from lmech.project import Project
-from lmech.values import KEYS, Config, ConfigError, Positive
+from lmech.validation import CALLS, NOT_OF_A_JOB, SEVERAL, checked, consistent, validated
+from lmech.values import Config, ConfigError
 
 Path_ = tuple[str, ...]
 
-NOT_OF_A_JOB = ("sweep", "experiment")
 # A group of which no job has a section: where `lmech submit` sends a sweep.
 CLUSTER = "cluster"
-# Sections that are one call each; the others hold one call an entry, and several options at once.
-CALLS = ("model", "dataset", "loss", "optimizer", "schedule", "parametrization")
-OPTIONAL_CALLS = ("rate_unit",)  # or null
-SEVERAL = ("observables", "logger")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -122,13 +118,8 @@ def _drop_unchosen(config: DictConfig, override: Override) -> None:
         with open_dict(config):
             if node is None and name in own:
                 config[group][name] = own[name]
-            elif node is None or ("_target_" not in node and _presets_with(group, name)):
+            elif node is None or ("_target_" not in node and catalogue.presets_with(group, name)):
                 del config[group][name]
-
-
-def _presets_with(group: str, name: str) -> list[str]:
-    """The options of a group of several that have an entry of that name."""
-    return [option for option in groups()[group] if name in read_yaml(file(group, option))]
 
 
 def decides(key: str) -> bool:
@@ -355,107 +346,14 @@ class Template:
         for key, value in chosen.items():
             name = f"{key}={value!r}"
             if name not in self._checked:
-                self._checked[name] = _checked(self._config, key, value)
+                self._checked[name] = checked(self._config, key, value)
             result = values.with_leaf(result, key, self._checked[name])
-        _consistent(result)
+        consistent(result)
         return result
 
 
 def changed(config: Config, chosen: Mapping[str, Any]) -> Config:
     """The resolved config with these keys' values (each checked), other keys untouched."""
     for key, value in chosen.items():
-        config = values.with_leaf(config, key, _checked(config, key, value))
+        config = values.with_leaf(config, key, checked(config, key, value))
     return config
-
-
-def _checked(config: Config, key: str, value: Any) -> Any:
-    """A value as its key's kind."""
-    return values.argument(key, value, values.kind_of(config, key))
-
-
-def validated(config: Config) -> Config:
-    """The config with every value checked and of its parameter's type (ints become floats)."""
-    _known(config)
-    result = dict(config)
-    for key, kind in KEYS.items():
-        section, _, leaf = key.rpartition(".")
-        if section:
-            result[section] = {
-                **result[section],
-                leaf: values.check(key, config[section][leaf], kind),
-            }
-        else:
-            result[key] = values.check(key, config[key], kind)
-    for name in CALLS:
-        result[name] = values.call(name, config[name])
-    for name in OPTIONAL_CALLS:
-        result[name] = None if config[name] is None else values.call(name, config[name])
-    for group, checked in (("observables", _observable), ("logger", _logger)):
-        result[group] = {
-            name: checked(name, node)
-            for name, node in config[group].items()
-            if node is not None  # null leaves out what a preset has
-        }
-    _consistent(result)
-    return result
-
-
-def _known(config: Config) -> None:
-    """Raise ConfigError for a key that nothing reads (a YAML file may bring one)."""
-    sections = {key.partition(".")[0] for key in KEYS if "." in key}
-    top = {key for key in KEYS if "." not in key} | sections
-    top |= {*CALLS, *OPTIONAL_CALLS, *SEVERAL, *NOT_OF_A_JOB}
-    present = set(config)
-    for section in sections & present:
-        present |= {f"{section}.{leaf}" for leaf in config[section]}
-    for key in sorted(present - top - set(KEYS)):
-        raise ConfigError(f"unknown key '{key}'{nearest(key, [*top, *KEYS])}")
-
-
-def _observable(name: str, node: Config) -> Config:
-    path = f"observables.{name}"
-    _check_chosen("observables", name, node)
-    every = values.check(f"{path}.every", node.get("every"), Positive)
-    rest = {key: value for key, value in node.items() if key != "every"}
-    return {**values.call(path, rest), "every": every}
-
-
-def _logger(name: str, node: Config) -> Config:
-    _check_chosen("logger", name, node)
-    return values.call(f"logger.{name}", node)
-
-
-def _check_chosen(group: str, name: str, node: Config) -> None:
-    """Raise ConfigError for an entry of which only keys are there."""
-    if "_target_" not in node:
-        presets = _presets_with(group, name)
-        cure = f"add {presets[0]} to {group}=[…]" if presets else "give it one"
-        only = f"{group}.{name} has no _target_, only {', '.join(node)}"
-        raise ConfigError(f"{only}: {cure}, or drop it")
-
-
-def _consistent(config: Config) -> None:
-    for column, threshold in config["stop"].items():
-        if threshold is not None and column not in config["observables"]:
-            raise ConfigError(
-                f"stop.{column}={threshold} needs the observable {column}, which is not recorded; "
-                "add its group to observables=[…]"
-            )
-    if config["batch_repeats"] > 1 and config["batch_size"] is None:
-        raise ConfigError(
-            f"batch_repeats={config['batch_repeats']} is about minibatches, and with "
-            "batch_size=null there are none: set batch_size"
-        )
-    shared, several = (config["execution"][key] for key in ("share", "processes"))
-    if several and (shared != "examples" or config["execution"]["devices"] is not None):
-        raise ConfigError(
-            f"execution.processes={several} makes one run of {several} processes and all their "
-            "devices: set execution.share=examples, and leave execution.devices at null"
-        )
-    if config["rate_unit"] and config["parametrization"].get("weight_decay") == "independent":
-        raise ConfigError(
-            "parametrization.weight_decay=independent takes the decay times the rate as given, and "
-            "with rate_unit the rate is known at step 0 only: choose another weight_decay"
-        )
-    if "learning_rate" not in config["optimizer"]:
-        raise ConfigError("optimizer.learning_rate is missing: schedules act on it")

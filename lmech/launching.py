@@ -90,11 +90,12 @@ def run_all(scale: str, overrides: Sequence[str]) -> int:
         except Exception as error:
             failed[name] = one_line(error)
             continue
+        finally:
+            reproducing.forget()
         judged[name] = outcome.claims
         failed |= {f"{name}, {job}": trace for job, trace in outcome.failures.items()}
         took = formats.duration(time.perf_counter() - started)
         print(f"{name}: {told(outcome.claims)} in {took}: {outcome.folder}", flush=True)
-        reproducing.forget()
     terminal().print(claims_table(judged))
     for place, trace in failed.items():
         print(f"failed: {place}: {trace}")

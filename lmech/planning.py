@@ -251,15 +251,10 @@ def expand(overrides: Sequence[str], sweep: Any) -> list[Job]:
 
 
 # What a sweep has one value of: of a job's own there would be no use.
+_EXECUTION = ("devices", "share", "processes", "lanes", "save_every", "compile_cache")
 OF_A_SWEEP = (
-    *("output", "name", "objective", "rerun", "on_failure", "logger", "execution.lanes"),
-    *(
-        "execution.devices",
-        "execution.share",
-        "execution.processes",
-        "execution.save_every",
-        "execution.compile_cache",
-    ),
+    *("output", "name", "objective", "rerun", "on_failure", "logger"),
+    *(f"execution.{key}" for key in _EXECUTION),
 )
 
 

@@ -106,9 +106,12 @@ class Compiled(NamedTuple):
 
 
 TRAINING_PROGRAM = "train_chunk"
+# A compiled program with a few observables is some 1,200 memory maps, of which Linux allows a
+# process 65,530: the next one kills it. Batches of one program follow each other.
+KEPT = 8
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=KEPT)
 def compiled(program: Program) -> Compiled:
     """Jit the program's functions, once a program (nothing compiles before the first call)."""
 
@@ -142,7 +145,7 @@ def forget() -> None:
     jax.clear_caches()
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=KEPT)
 def on_one(program: Program) -> Program:
     """The program as one function on one device, to be looked at rather than run."""
     if program.mode != "loop" and program.devices == program.spread == 1:

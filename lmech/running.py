@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmech import (
     building,
@@ -21,24 +21,19 @@ from lmech import (
     results,
     states,
     summing,
-    together,
+    training,
     tuning,
 )
 from lmech.arranging import Batch, arranged
 from lmech.checkpoints import Checkpoint
 from lmech.compiling import Compilations
-from lmech.disk import write_weights
-from lmech.engine import End, Snapshot
-from lmech.lanes import Record, Saved
 from lmech.loggers import Progress
 from lmech.mistakes import one_line
-from lmech.numerics import trees
-from lmech.numerics.precision import numerics
 from lmech.planning import Job
 from lmech.progress import Tally
 from lmech.provenance import provenance
-from lmech.recorder import Recorder
 from lmech.stopping import Due, StoppedError, listening
+from lmech.training import Run
 
 
 def run_sweep(
@@ -133,15 +128,6 @@ def _checked(group: Sequence[Job]) -> building.Setup:
         return setup
 
 
-class Run(NamedTuple):
-    """What the batches of one sweep share."""
-
-    target: Path
-    record: dict[str, Any]
-    """Machine and versions."""
-    due: Due
-
-
 Reasons = dict[str, str]  # job id → why it failed
 HOPELESS = (states.DamageError, journal.GivenUpError)
 """Errors that the halves of a batch would have too."""
@@ -158,7 +144,7 @@ def _free(run: Run, batches: Sequence[Batch]) -> Generator[tuple[int, Batch], No
         busy = []
         for number, batch in waiting:
             run.due.check("between two batches")
-            with locking.held(_place(run, batch).with_suffix(".lock")) as mine:
+            with locking.held(run.place(batch).with_suffix(".lock")) as mine:
                 if not mine:
                     busy.append((number, batch))
                     continue
@@ -221,7 +207,7 @@ def _parts(run: Run, batch: Batch) -> list[Batch]:
 
 def _folders(run: Run, batch: Batch) -> list[Path]:
     """The batch's own folder and those of its parts, where they are."""
-    own = _place(run, batch)
+    own = run.place(batch)
     return [path for path in (own, *sorted(own.parent.glob(f"{batch.name}.*"))) if path.is_dir()]
 
 
@@ -246,11 +232,11 @@ def _guarded(
     """
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
-    place = _place(run, batch)
+    place = run.place(batch)
     try:
         journal.begin(place)
         with journal.crashes(place):
-            _run_batch(run, batch, show, begun, statuses)
+            training.run_batch(run, batch, show, begun, statuses)
         checkpoints.clear(place)
         return statuses, reasons
     except (StoppedError, KeyboardInterrupt) as stopped:
@@ -271,14 +257,14 @@ def _guarded(
                 checkpoints.clear(place)
             return statuses | failed, reasons
         try:
-            kept = _kept(run, left, _built(left)) or begun
+            kept = training.kept_state(run, left, training.built(left)) or begun
         except Exception:  # the parts will say so themselves
             kept = begun
     for half in parts:
         ended, why = _guarded(run, half, show, kept)
         statuses |= ended
         reasons |= why
-    checkpoints.clear(_place(run, batch))
+    checkpoints.clear(run.place(batch))
     return statuses, reasons
 
 
@@ -312,24 +298,6 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
     return {job.id: "failed" for job in batch.jobs}, {job.id: reason for job in batch.jobs}
 
 
-def _place(run: Run, batch: Batch) -> Path:
-    """The batch's folder while it runs."""
-    return run.target / "batches" / batch.name
-
-
-def _kept(run: Run, batch: Batch, setup: building.Setup) -> Checkpoint | None:
-    """The last state on disk in the batch's folder."""
-    if not (_place(run, batch) / states.STATE).is_file():
-        return None
-    with numerics():
-        return checkpoints.read(_place(run, batch), setup.state_shapes())
-
-
-def _built(batch: Batch) -> building.Setup:
-    with numerics():
-        return building.build([job.config for job in batch.jobs], batch.program)
-
-
 def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
     """``show(entry(*what))``, silenced by its first exception: it must not cost a number."""
     broken = False
@@ -345,107 +313,3 @@ def _harmless(show: Callable[[Progress], None]) -> Callable[..., None]:
             print(f"lmech: progress is not shown: {one_line(error)}", file=sys.stderr)
 
     return guarded
-
-
-def _begun(
-    run: Run, batch: Batch, setup: building.Setup, before: Checkpoint | None
-) -> Checkpoint | None:
-    """Where the batch goes on from: its own last state, or what it was cut out of; None: step 0."""
-    ids = [planning.whole_id(job) for job in batch.jobs]
-    for kept in (_kept(run, batch, setup), before):
-        if kept is not None and set(ids) <= set(kept.ids):
-            devices, there = batch.program.devices, len(kept.saved.members)
-            asked = -(-batch.execution["lanes"] // devices) * devices
-            if ids == kept.ids and asked >= there and there % devices == 0:
-                return kept
-            members = [kept.ids.index(i) for i in ids]
-            return checkpoints.of_members(kept, members, min(there, asked), devices)
-    return None
-
-
-def _run_batch(
-    run: Run,
-    batch: Batch,
-    show: Callable[..., None],
-    before: Checkpoint | None,
-    statuses: dict[str, str],
-) -> None:
-    """Train a batch and write its jobs' files as they end, their ``statuses`` with them."""
-    setup = _built(batch)
-    begun = _begun(run, batch, setup, before)
-    names = [job.id for job in batch.jobs]
-    ids = [planning.whole_id(job) for job in batch.jobs]
-    recorder, fresh = (
-        Recorder(len(batch.jobs)),
-        list(begun.records if begun and not begun.parts else []),
-    )
-    for old in begun.records if begun else []:
-        recorder.add(old)
-    record = {**batch.execution, **_resumption(begun, batch.execution)}
-    parts, saved = (begun.parts, begun.saved) if begun else (range(0), None)
-    with numerics(batch.jobs[0].config["precision"]["matmul"]):
-        for event in together.train(
-            [job.config for job in batch.jobs],
-            setup,
-            lanes=batch.execution["lanes"],
-            saved=saved,
-            save=run.due,
-            stopping=run.due.stopping,
-            snapshots={step for job in batch.jobs for step in job.config["snapshots"]},
-        ):
-            match event:
-                case Record():
-                    recorder.add(event)
-                    fresh.append(event)
-                    show(names, int(event.steps.max(initial=0)), recorder.last)
-                case Saved():
-                    parts = checkpoints.write(_place(run, batch), event, fresh, parts, ids, record)
-                    fresh = []
-                    journal.write(_place(run, batch), f"saved at step {event.step}")
-                    run.due.saved(event.step)
-                case Snapshot():
-                    _write_snapshot(run, batch, event)
-                case End():
-                    statuses |= _write_ended(run, batch, recorder, event, record)
-
-
-def _write_snapshot(run: Run, batch: Batch, snapshot: Snapshot) -> None:
-    """Keep the weights of the jobs that asked for this step's."""
-    for place, member in enumerate(snapshot.members):
-        job = batch.jobs[member]
-        if snapshot.step in job.config["snapshots"]:
-            weights = trees.named_leaves(trees.take(snapshot.params, place))
-            write_weights(run.target / job.id / "weights" / f"{snapshot.step}.npz", weights)
-
-
-def _write_ended(
-    run: Run, batch: Batch, recorder: Recorder, end: End, record: dict[str, Any]
-) -> dict[str, str]:
-    """The files of the jobs that are through; their statuses."""
-    statuses = {}
-    for place, member in enumerate(end.members):
-        job = batch.jobs[member]
-        own = end._replace(
-            params=trees.take(end.params, place), step=end.step[place], finite=end.finite[place]
-        )
-        statuses[job.id] = results.write_job(
-            run.target / job.id, job, recorder.table(member), own, record
-        )
-    return statuses
-
-
-def _resumption(kept: Checkpoint | None, record: dict[str, Any]) -> dict[str, Any]:
-    """What to say of a run that went on under another execution record than it began under.
-
-    The last bits may differ from there on; under the same record there is nothing to say.
-    """
-    if kept is None:
-        return {}
-    then = dict(kept.execution)
-    before = then.pop("resumed", None)
-    changed = {k: [then.get(k), now] for k, now in record.items() if then.get(k) != now}
-    if not changed:
-        return {"resumed": before} if before else {}
-    print(f"lmech: goes on from step {kept.saved.step} with another {', '.join(changed)}")
-    step = before["step"] if before else kept.saved.step
-    return {"resumed": {"step": step, "changed": {**(before or {}).get("changed", {}), **changed}}}

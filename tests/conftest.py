@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from lmech import planning
+from lmech import planning, programs
 from lmech.numerics.precision import numerics
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,6 +33,13 @@ def memo_folder(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("LMECH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """A module's compiled programs go with it: a process may have so many memory maps only."""
+    yield
+    programs.forget()
 
 
 @pytest.fixture(autouse=True)

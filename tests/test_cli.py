@@ -60,7 +60,10 @@ def test_the_version_is_the_packages(capsys):
             ["measure", "nowhere", "observables=[trace]", "steps=5"],
             "steps is fixed by the manifest",
         ),
-        (["measure", "nowhere", "observables.trace.samples=5"], "say what to measure"),
+        (
+            ["measure", "nowhere", "observables.trace.samples=5"],
+            "is missing, as in observables=[ntk,trace]",
+        ),
         (["measure", "nowhere", "observables=[trace]", "--steps", "first"], "write last, 0,100"),
         ([*RUN, "observables=[loss,accuracy]"], "leave accuracy out"),
         (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import catalogue, config, planning, sweeps
+from lmech import catalogue, config, planning, sweeps, validation
 from lmech.values import ConfigError
 
 # What the user wrote, and what the message must contain.
@@ -125,7 +125,7 @@ def test_a_stop_rule_without_its_observable_is_refused():
 def test_a_key_that_a_yaml_file_brings_and_nothing_reads_is_refused():
     plain = config.plain(config.compose([]))
     with pytest.raises(ConfigError, match=r"unknown key 'stepz'; did you mean 'steps'"):
-        config.validated({**plain, "stepz": 3})
+        validation.validated({**plain, "stepz": 3})
 
 
 def test_an_observable_that_the_user_chose_is_there_though_the_experiment_leaves_it_out():

@@ -1,6 +1,7 @@
 """The training loop: what it computes, and what must not change it."""
 
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -254,3 +255,21 @@ def test_a_float32_program_has_no_float64_in_it():
 def test_an_input_key_leaves_the_program_text_as_it_is(key, values):
     texts = {lowered(job("optimizer=momentum", f"{key}={value}")) for value in values}
     assert len(texts) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells a process's maps")
+def test_of_many_shapes_a_process_holds_the_latest_programs_only():
+    """Linux ends a process of 65,530 memory maps, and every compiled program has hundreds."""
+
+    def maps():
+        return Path("/proc/self/maps").read_text().count("\n")
+
+    programs.forget()
+    counts = [maps()]
+    for width in range(3, 3 + 3 * programs.KEPT):
+        train([job("steps=1", f"model.width={width}", "observables=[loss]")])
+        counts.append(maps())
+    one = (counts[programs.KEPT] - counts[0]) / programs.KEPT
+    assert one > 50  # or this test would show nothing
+    assert counts[-1] - counts[programs.KEPT] < 2 * one

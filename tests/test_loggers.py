@@ -236,7 +236,7 @@ def offline(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_MODE", "offline")
-        said = [wandb().replay(sweep) for _ in range(2)]
+        said = [wandb(patience=600.0).replay(sweep) for _ in range(2)]
     return sweep, said, runs_in(sweep)
 
 
@@ -646,7 +646,7 @@ def slow(_):
 
 def test_a_sink_that_fails_costs_one_line(tmp_path):
     sweep = some(tmp_path)
-    beside = Beside("full", failing, 1.0, 60.0)
+    beside = Beside("full", failing, 1.0, 600.0)
     said = r"No space left on device.*lmech log .* does it again"
     with pytest.raises(RuntimeError, match=said), beside(sweep):
         pass
@@ -748,7 +748,7 @@ def test_log_goes_on_after_a_sweep_that_it_cannot_tell(tmp_path, capsys):
     [
         (["logger=console"], "repeats nothing later"),
         (["steps=3"], "steps is fixed by the manifest: only logger"),
-        (["logger.console.seconds=1"], "say where to, as in logger=wandb"),
+        (["logger.console.seconds=1"], "is missing, as in logger=wandb"),
         (["logger=wand"], "did you mean 'wandb'?"),
     ],
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from accidents import cut
 
-from lmech import checkpoints, engine, journal, manifest, running, tuning
+from lmech import checkpoints, engine, journal, manifest, running, training, tuning
 from lmech.cli import main
 from lmech.lanes import Saved
 
@@ -207,25 +208,6 @@ def test_a_full_disk_stops_with_one_line_and_the_same_command_goes_on(
     assert main(words) == 0
     (whole,) = elsewhere.glob("whole/run/*")
     assert parquet(only(elsewhere)) == parquet(whole)
-
-
-def cut(monkeypatch):
-    """The process is gone after the second state."""
-
-    class Gone(BaseException):
-        pass
-
-    write, calls = checkpoints.write, []
-
-    def last(*arguments):
-        calls.append(1)
-        parts = write(*arguments)
-        if len(calls) == 2:
-            raise Gone
-        return parts
-
-    monkeypatch.setattr(checkpoints, "write", last)
-    return Gone
 
 
 def test_resume_goes_on_from_the_folder_alone(elsewhere, monkeypatch, capsys):
@@ -449,11 +431,11 @@ def test_short_memory_gives_up_empty_lanes_before_it_fails_a_job(elsewhere, monk
 
 def test_another_machine_in_between_is_not_forgotten():
     record = {"threads": 4, "mode": "map"}
-    first = running._resumption(checkpoint({"threads": 8, "mode": "map"}, 10), record)
+    first = training._resumption(checkpoint({"threads": 8, "mode": "map"}, 10), record)
     assert first == {"resumed": {"step": 10, "changed": {"threads": [8, 4]}}}
-    again = running._resumption(checkpoint({**record, **first}, 20), record)
+    again = training._resumption(checkpoint({**record, **first}, 20), record)
     assert again == first
-    assert running._resumption(checkpoint(record, 20), record) == {}
+    assert training._resumption(checkpoint(record, 20), record) == {}
 
 
 def checkpoint(execution, step):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accidents import cut
 
 from lmech import catalogue, config, engine, locking, manifest, slurm, summing, watching
 from lmech.cli import main
@@ -425,24 +426,9 @@ def test_status_of_a_sweep_half_done(cluster, capsys, monkeypatch):
 
 def cut_off(sweep, monkeypatch, batch):
     """Its process dies when it has saved a second state."""
-    from lmech import checkpoints
-
-    class Gone(BaseException):
-        pass
-
-    write, calls = checkpoints.write, []
-
-    def last(*arguments):
-        calls.append(1)
-        parts = write(*arguments)
-        if len(calls) == 2:
-            raise Gone
-        return parts
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write", last)
-        with pytest.raises(Gone):
-            main(["resume", str(sweep), "--batch", batch, "execution.save_every=0"])
+    words = ["resume", str(sweep), "--batch", batch, "execution.save_every=0"]
+    with monkeypatch.context() as patch, pytest.raises(cut(patch)):
+        main(words)
 
 
 def test_status_of_a_damaged_folder_says_so_and_goes_on(cluster, capsys, monkeypatch):

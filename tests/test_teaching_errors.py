@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from problems import job
 
-from lmech import building, cli, compiling, config, planning, reproducing, tuning
+from lmech import building, cli, compiling, config, planning, reproducing, tuning, validation
 from lmech.values import ConfigError
 
 QUIET = "steps=3 logger=none observables=[loss] execution.compile_cache=false"
@@ -275,7 +275,7 @@ def test_an_observable_without_a_target_is_told_which_preset_has_it():
     plain = config.plain(config.compose([]))
     node = {**plain["observables"], "ntk": {"every": 3}}
     with pytest.raises(ConfigError, match=r"ntk has no _target_, only every: add ntk to obs"):
-        config.validated({**plain, "observables": node})
+        validation.validated({**plain, "observables": node})
 
 
 # ------------------------------------------------------------------------------------- memory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lmech import application, config, planning, project, reproducing, starting
+from lmech import application, config, planning, project, reproducing, starting, validation
 from lmech.cli import main
 from lmech.values import ConfigError
 
@@ -74,7 +74,9 @@ def test_all_kinds_compose_into_one_job(own):
     words = [f"{group}={option}" for group, option in chosen.items()]
     job = planning.expand(words, {})[0]
     targets = {
-        section: job.config[section]["_target_"] for section in chosen if section in config.CALLS
+        section: job.config[section]["_target_"]
+        for section in chosen
+        if section in validation.CALLS
     }
     assert targets == {
         "model": "my_project.models.gated",

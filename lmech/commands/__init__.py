@@ -7,7 +7,7 @@ the module's text: the options and arguments that it adds to its parser (``lmech
 
 import argparse
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmech.mistakes import ConfigError
@@ -60,3 +60,19 @@ def parse_steps(text: str | None) -> Any:
         return [int(part) for part in text.split(",")]
     except (TypeError, ValueError):
         raise ConfigError(f"--steps {text}: write last, 0,100 or 0:1000:10") from None
+
+
+def section(group: str, overrides: Sequence[str], example: str) -> dict[str, Any]:
+    """What ``GROUP=[…]`` and ``GROUP.NAME.KEY=VALUE`` make of that section, checked.
+
+    All else of a finished sweep stands. Raises ConfigError.
+    """
+    from lmech import config
+
+    for override in config.parse(overrides):
+        if override.key_or_group.partition(".")[0] != group:
+            raise ConfigError(f"{override.key_or_group} is fixed by the manifest: only {group}")
+    if not any(text.startswith(f"{group}=") for text in overrides):
+        raise ConfigError(f"{group}=[…] is missing, as in {example}")
+    chosen: dict[str, Any] = config.resolve(config.compose(overrides))[group]
+    return chosen

@@ -4,10 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmech import config
-from lmech.commands import new_parser
+from lmech.commands import new_parser, section
 from lmech.mistakes import one_line
-from lmech.values import ConfigError
 
 if TYPE_CHECKING:
     from lmech.loggers.replay import Beside
@@ -31,12 +29,7 @@ def main(words: list[str]) -> int:
         help="logger=[tensorboard,wandb] of `lmech list logger`, then logger.NAME.KEY=VALUE",
     )
     options = parser.parse_args(words)
-    for override in config.parse(options.overrides):
-        if override.key_or_group.partition(".")[0] != "logger":
-            raise ConfigError(f"{override.key_or_group} is fixed by the manifest: only logger")
-    if not any(text.startswith("logger=") for text in options.overrides):
-        raise ConfigError("say where to, as in logger=wandb")
-    chosen = config.resolve(config.compose(options.overrides))["logger"]
+    chosen = section("logger", options.overrides, "logger=wandb")
     from lmech import collecting
     from lmech.loggers import following
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmech import config, formats
-from lmech.commands import new_parser, parse_steps
-from lmech.values import ConfigError
+from lmech import formats
+from lmech.commands import new_parser, parse_steps, section
 
 if TYPE_CHECKING:
     from lmech.measuring import Outcome as Measured
@@ -37,12 +36,7 @@ def main(words: list[str]) -> int:
     )
     options = parser.parse_intermixed_args(words)
     steps = parse_steps(options.steps)
-    for override in config.parse(options.overrides):
-        if override.key_or_group.partition(".")[0] != "observables":
-            raise ConfigError(f"{override.key_or_group} is fixed by the manifest: only observables")
-    if not any(text.startswith("observables=") for text in options.overrides):
-        raise ConfigError("say what to measure, as in observables=[ntk,trace]")
-    observables = config.resolve(config.compose(options.overrides))["observables"]
+    observables = section("observables", options.overrides, "observables=[ntk,trace]")
     from lmech import collecting
 
     sweeps = collecting.sweeps(options.folder)
