@@ -3,7 +3,6 @@
 import importlib
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -238,22 +237,10 @@ def train(
     planning.check_place(folder)
     from lmech import running
 
-    with _imported_beside("lmech.plotting", "lmech.report"):
-        counts, reasons = running.run_sweep(
-            jobs, todo, folder, request, show, failed=len(before), alone=batch
-        )
+    counts, reasons = running.run_sweep(
+        jobs, todo, folder, request, show, failed=len(before), alone=batch
+    )
     return counts, before | reasons
-
-
-@contextmanager
-def _imported_beside(*names: str) -> Iterator[None]:
-    """Import what draws (most of a second) beside the block, which compiles before all else."""
-    thread = threading.Thread(target=lambda: [importlib.import_module(name) for name in names])
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def adopt(jobs: Sequence[Job], folder: Path) -> None:
