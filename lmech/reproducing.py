@@ -296,7 +296,7 @@ def _draw(section: "Section") -> None:
     figure = section.figure
     if figure is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out now, and stays so in each format
+        figure.set_layout_engine(None)  # it is laid out now, and stays so in each format
         atomically(section.folder / "figure.png", lambda path: figure.savefig(path, format="png"))
     report.write(section.folder / "report.html", [section], interactive=False)
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import math
 import struct
 import tarfile
 import threading
@@ -21,6 +22,7 @@ from lmech import datasets
 from lmech.datasets import Data, Examples
 from lmech.datasets.chebyshev import chebyshev
 from lmech.datasets.cifar10 import RECORD, SOURCE, cifar10, read_batch
+from lmech.datasets.clusters import gaussian_clusters
 from lmech.datasets.digits import digits
 from lmech.datasets.files import DataNotFound, File, Source, locate
 from lmech.datasets.gaussian import gaussian
@@ -89,6 +91,34 @@ def test_digits_without_a_test_image_are_an_error(size):
 
 
 # chebyshev
+
+
+def test_gaussian_clusters_are_balanced_and_lie_around_centres_on_a_sphere():
+    data = gaussian_clusters(
+        *(6000, 60), classes=4, clusters=2, dimension=16, separation=40.0, data_seed=3
+    )
+    for split in data.splits.values():
+        assert len(set(np.bincount(split.y))) == 1
+    for k in range(4):
+        own = data.train.x[data.train.y == k]
+        near_first = np.linalg.norm(own - own[0], axis=1) < 20
+        groups = [own[near_first], own[~near_first]]
+        assert [len(group) for group in groups] == [750, 750]
+        for group in groups:
+            centre = group.mean(0)  # σ of each entry: 1/√750
+            np.testing.assert_allclose(np.linalg.norm(centre), 40, atol=5 / math.sqrt(750))
+            np.testing.assert_allclose((group - centre).var(), 1, atol=0.06)  # 5 σ
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "counts"), [(1.0, [5, 5, 5]), (4.0, [8, 5, 2]), (9, [10, 4, 1])]
+)
+def test_imbalanced_clusters_fall_geometrically_in_the_training_set_alone(imbalance, counts):
+    data = gaussian_clusters(15, 9, classes=3, imbalance=imbalance)
+    exact = imbalance ** -np.array([0, 0.5, 1])
+    assert np.bincount(data.train.y).tolist() == counts
+    assert np.abs(15 * exact / exact.sum() - counts).max() < 1
+    assert np.bincount(data.test.y).tolist() == [3, 3, 3]
 
 
 def test_chebyshev_targets_are_the_cosine_form():

@@ -1,4 +1,4 @@
-"""Four Gaussian clusters labelled by the exclusive or, some of the labels flipped."""
+"""Gaussian clusters: several a class, and four of them labelled by the exclusive or."""
 
 from typing import Annotated
 
@@ -8,6 +8,39 @@ from pydantic import FiniteFloat
 
 from lmech.datasets import Data, Examples
 from lmech.datasets.transforms import Size
+
+
+def gaussian_clusters(
+    train_size: Size = 500,
+    test_size: Size = 1000,
+    classes: Annotated[int, Ge(2)] = 5,
+    clusters: Annotated[int, Ge(1)] = 3,
+    dimension: Annotated[int, Ge(1)] = 30,
+    separation: Annotated[FiniteFloat, Ge(0)] = 5.0,
+    imbalance: Annotated[FiniteFloat, Ge(1)] = 1.0,
+    data_seed: Annotated[int, Ge(0)] = 0,
+) -> Data:
+    """X = μ_ks + z of class k, z ~ N(0, I), with ``clusters`` centres μ_ks to each class.
+
+    Centres are drawn evenly from the sphere of radius ``separation``, and a class's clusters are
+    equally large. Training classes are as large as each other (up to one example) unless
+    ``imbalance`` is above 1: then n_k falls geometrically, n_0 / n_{K−1} = ``imbalance``. Test
+    classes are always as large as each other.
+    """
+    generator = np.random.Generator(np.random.Philox(data_seed))
+    centres = generator.standard_normal((classes, clusters, dimension))
+    centres *= separation / np.linalg.norm(centres, axis=-1, keepdims=True)
+
+    def drawn(count: int, imbalance: float) -> Examples:
+        shares = imbalance ** -(np.arange(classes) / (classes - 1))
+        bounds = np.round(np.cumsum(shares) / shares.sum() * count).astype(int)
+        y = np.searchsorted(bounds, np.arange(count), side="right")
+        place = np.arange(count) % clusters
+        x = centres[y, place] + generator.standard_normal((count, dimension))
+        order = generator.permutation(count)
+        return Examples(x[order], y[order].astype(np.int32))
+
+    return Data(drawn(train_size, imbalance), drawn(test_size, 1.0))
 
 
 def xor_clusters(
