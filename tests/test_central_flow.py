@@ -63,6 +63,7 @@ def test_where_nothing_pulls_nothing_is_pushed():
     np.testing.assert_array_equal(solve(jnp.asarray(b), jnp.asarray(a)), np.zeros((3, 3)))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_curvature_is_that_of_the_dense_hessian():
     at = state(*NET)
     w, train_set = flat(at.params), at.data.train

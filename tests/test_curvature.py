@@ -326,7 +326,7 @@ def test_a_subset_of_examples_is_measured_alone_and_may_not_exceed_the_set():
         dense(at, examples=61)
 
 
-@pytest.mark.parametrize(("model", "by"), [(MLP, "layer"), (CNN, "tensor")])
+@pytest.mark.parametrize(("model", "by"), [(MLP, "layer"), pytest.param(CNN, "tensor", marks=slow)])
 def test_layer_sharpness_is_that_of_the_diagonal_blocks(model, by):
     at = small(*model)
     matrix = dense(at)
@@ -394,7 +394,10 @@ def test_a_smoothed_density_integrates_to_one():
     np.testing.assert_allclose(np.trapezoid(drawn, grid), 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adamw", "rmsprop", "adagrad"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", *(pytest.param(o, marks=slow) for o in ("nesterov", "rmsprop", "adagrad"))],
+)
 def test_effective_sharpness_is_the_dense_preconditioned_eigenvalue_over_the_threshold(optimizer):
     at = small(*MLP, f"optimizer={optimizer}")
     at = at._replace(

@@ -131,6 +131,7 @@ def test_an_observable_without_a_single_number_is_refused(tmp_path, monkeypatch,
     assert "rate_unit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_measured_later_knows_the_unit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [
