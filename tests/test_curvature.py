@@ -394,10 +394,10 @@ def test_a_smoothed_density_integrates_to_one():
     np.testing.assert_allclose(np.trapezoid(drawn, grid), 1, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    ["adamw", *(pytest.param(o, marks=slow) for o in ("nesterov", "rmsprop", "adagrad"))],
-)
+OTHERS = [pytest.param(name, marks=slow) for name in ("nesterov", "rmsprop", "adagrad")]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", *OTHERS])
 def test_effective_sharpness_is_the_dense_preconditioned_eigenvalue_over_the_threshold(optimizer):
     at = small(*MLP, f"optimizer={optimizer}")
     at = at._replace(

@@ -55,7 +55,9 @@ def tensors(*overrides, base_width=8, base_depth=None):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(o, marks=pytest.mark.slow) for o in ("momentum", "muon"))]
+)
 def test_at_the_base_width_every_table_is_sp_bit_for_bit(optimizer):
     ours = [f"parametrization={name}" for name in OTHERS]
     base = ["parametrization.base_width=8", "parametrization.base_depth=2"]

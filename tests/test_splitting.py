@@ -82,6 +82,7 @@ def test_a_sweeps_own_values_are_the_ones_compared():
     assert variants["schedule"]["schedule"]["_target_"] == "lmech.schedules.cosine"
 
 
+@pytest.mark.slow
 def test_static_keys_are_named_with_their_number_of_values(capsys, elsewhere):
     words = [*TINY[:5], "model.width=2,3", "seed=0,1", "logger=none", "observables=[]"]
     assert main(["plan", "--verify", "-m", *words]) == 0
