@@ -119,6 +119,7 @@ def build_program(config: Config, data: Data, extent: Extent) -> Program:
         room=extent.room,
         centred=config["centred"],
         linearized=config["linearized"],
+        subspace=config.get("subspace"),
         rate_unit=_rate_unit(config.get("rate_unit")),  # older manifests have none
     )
 
@@ -305,6 +306,7 @@ def build(
         if program.room:
             checking.no_interaction(program.problem, data)
         checking.shapes(program.problem, data)
+        checking.subspaces(configs, modelling.scales_of(configs, data), program.problem)
     inputs = build_inputs(configs, data, chosen, program.room)
     return Setup(
         program=program,
@@ -324,7 +326,7 @@ def starting_points(configs: Sequence[Config], program: Program, inputs: Inputs)
     files = [snapshots.starting_point(config) for config in configs]
     if not any(files):
         return None
-    drawn = None if all(files) else programs.initial_weights(program, inputs)
+    drawn = None if all(files) else programs.whole_weights(program, inputs)
     shapes = modelling.shapes_of(program.problem)
     rows = []
     for place, (config, file) in enumerate(zip(configs, files, strict=True)):

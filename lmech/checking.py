@@ -4,7 +4,7 @@ Each raises ConfigError, in a line that says what to do.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from lmech import datasets, mistakes, modelling, programs
 from lmech.datasets import Data
 from lmech.numerics import kernels
 from lmech.numerics.precision import numerics
+from lmech.parametrization import Scales, uneven
 from lmech.problem import Params, Problem
 from lmech.values import Config, ConfigError
 
@@ -129,3 +130,24 @@ def tracing(config: Config) -> Iterator[None]:
             raise
         except Exception as error:
             raise ConfigError(mistakes.one_line(error)) from error
+
+
+def subspaces(configs: Sequence[Config], scales: Sequence[Scales], problem: Problem) -> None:
+    """Raise ConfigError where what is trained in a subspace cannot be: its coordinates are alike.
+
+    So no tensor may have a learning rate of its own, and there are no more than weights.
+    """
+    count = configs[0].get("subspace")
+    if count is None:
+        return
+    there = sum(leaf.size for leaf in jax.tree.leaves(modelling.shapes_of(problem)))
+    if count > there:
+        raise ConfigError(f"subspace={count}, and the model has {there} weights: take fewer")
+    for own in scales:
+        which = uneven(own)
+        if which is not None:
+            raise ConfigError(
+                f"subspace={count} trains coordinates that mix all tensors, whose factors of the "
+                f"{which.replace('_', ' ')} differ here: take parametrization=sp or ntk, and a "
+                "model without frozen tensors"
+            )

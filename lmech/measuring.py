@@ -282,9 +282,7 @@ def _visits(
 ) -> Iterator[Visit]:
     """The jobs' weights step by step; what is due at them is ``answered``."""
     names = list(setup.program.observables)
-    start = setup.params
-    if start is None:
-        start = programs.initial_weights(setup.program, setup.inputs)
+    start = programs.initial_weights(setup.program, setup.inputs, setup.params)
     for step in sorted({step for task in tasks for name in names for step in task.steps[name]}):
         rows, due = [], {name: np.zeros(len(tasks), bool) for name in names}
         for place, task in enumerate(tasks):

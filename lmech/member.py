@@ -20,7 +20,7 @@ from lmech.numerics import sharing, trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values, next_update
 from lmech.optimizers import Hyperparameters, Optimizer
-from lmech.parametrization import Scales, parametrize
+from lmech.parametrization import Scales, coordinates, of_one_tensor, parametrize, restricted
 from lmech.problem import Params, Problem, loss_and_gradient
 
 Mode = Literal["map", "vmap", "loop"]
@@ -93,8 +93,15 @@ class Program:
     """Whether outputs are what a member's function has changed by since its start."""
     linearized: bool = False
     """Whether a member's function is its first-order expansion in the weights at its start."""
+    subspace: int | None = None
+    """How many coordinates are trained, of a random affine subspace (None: the weights)."""
     rate_unit: Observable | None = None
     """Learning rates are in units of one over what this measures at step 0 (None: absolute)."""
+
+    @property
+    def relative(self) -> bool:
+        """Whether a member's function depends on the weights that it started at."""
+        return self.centred or self.linearized or self.subspace is not None
 
 
 class Feed(NamedTuple):
@@ -109,7 +116,7 @@ class Carry(NamedTuple):
 
     params: Params
     origin: Params | None
-    """Where it started, if its outputs are relative to that: centred or linearized."""
+    """The weights at its start, where its function is relative to them (``Program.relative``)."""
     past: tuple[Params, ...]
     optimizer: Any
     step: jax.Array
@@ -172,10 +179,9 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
     The update and the observables are made of this alone.
     """
     rate = feed.rate if carry.unit is None else feed.rate * carry.unit
+    problem, scales = _function(program, inputs, carry)
     return State(
-        problem=parametrize(
-            program.problem, inputs.scales, carry.origin, program.centred, program.linearized
-        ),
+        problem=problem,
         data=own._replace(train=sharing.over_examples(own.train, program.spread)),
         subset=None if program.room is None else program.room.fewest,
         params=carry.params,
@@ -191,8 +197,23 @@ def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data
         optimizer=program.optimizer,
         hyperparameters={**inputs.hyperparameters, "learning_rate": rate},
         optimizer_state=carry.optimizer,
-        scales=inputs.scales,
+        scales=scales,
     )
+
+
+def _function(program: Program, inputs: Inputs, carry: Carry) -> tuple[Problem, Scales]:
+    """The member's problem in what it trains, and how its tensors' updates scale."""
+    problem = parametrize(
+        program.problem, inputs.scales, carry.origin, program.centred, program.linearized
+    )
+    if program.subspace is None:
+        return problem, inputs.scales
+    drawn = jax.random.fold_in(seeds.key(inputs.seeds, "init"), SUBSPACE)
+    return restricted(problem, carry.origin, drawn), of_one_tensor(inputs.scales)
+
+
+SUBSPACE = 1
+"""Folded into the stream that draws the initial weights, for the directions."""
 
 
 def _unknown(dtype: Any) -> jax.Array:
@@ -216,16 +237,19 @@ def _observe(program: Program, name: str, state: State, memory: Memory) -> tuple
 
 
 def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
-    """A member at step 0; ``params`` replaces the model's own draw."""
+    """A member at step 0; ``params`` (whole weights) replaces the model's own draw."""
     if params is None:
         problem = parametrize(program.problem, inputs.scales)
         params = problem.init(seeds.key(inputs.seeds, "init"))
+    origin = params if program.relative else None
+    if program.subspace is not None:
+        params = coordinates(params, program.subspace)
     past = max((observable.past for observable in program.observables.values()), default=0)
     ended = inputs.horizon <= 0
     rate = inputs.hyperparameters["learning_rate"]
     return Carry(
         params=params,
-        origin=params if program.centred or program.linearized else None,
+        origin=origin,
         past=(params,) * past,
         optimizer=program.optimizer.transformation(inputs.hyperparameters).init(params),
         step=jnp.int32(0),

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from annotated_types import Ge
+from jax.flatten_util import ravel_pytree
 from pydantic import FiniteFloat
 
 from lmech import roles
 from lmech.models.declared import matches
-from lmech.numerics import trees
+from lmech.numerics import subspace, trees
 from lmech.optimizers import Growth, Hyperparameters, Optimizer, clipped
 from lmech.problem import Params, Problem
 from lmech.roles import Model, Tensor
@@ -227,6 +229,54 @@ def parametrize(
 
     told = (lambda _params, _x: {}) if linearized else scaled(problem.activations)
     return problem._replace(init=init, apply=apply, activations=told)
+
+
+COORDINATES = ("subspace", "coordinates")
+"""Layer and tensor of the only weights that are trained in a subspace."""
+OF_UPDATES = ("learning_rate", "decay", "epsilon")
+"""The factors of ``Scales`` that are the update's."""
+
+
+def coordinates(origin: Params, count: int) -> Params:
+    """The parameters of ``restricted`` at the origin: z = 0 [d]."""
+    layer, tensor = COORDINATES
+    return {layer: {tensor: jnp.zeros_like(ravel_pytree(origin)[0], shape=(count,))}}
+
+
+def restricted(problem: Problem, origin: Params, key: jax.Array) -> Problem:
+    """The problem in a random affine subspace: f(z) = problem's f(w_o + P z), PᵀP = I.
+
+    Li et al. 2018, "Measuring the Intrinsic Dimension of Objective Landscapes". ``key`` draws P.
+    ``init`` stays the problem's own, and gives whole weights.
+    """
+    flat, unravel = ravel_pytree(origin)
+    s = subspace.signs(key, flat.size, flat.dtype)
+    layer, tensor = COORDINATES
+
+    def within(function: Callable[[Params, Any], Any]) -> Callable[[Params, Any], Any]:
+        return lambda z, x: function(unravel(flat + subspace.embedded(z[layer][tensor], s)), x)
+
+    return problem._replace(apply=within(problem.apply), activations=within(problem.activations))
+
+
+def of_one_tensor(scales: Scales) -> Scales:
+    """The scales of the coordinates: what all tensors' updates have in common. See ``uneven``."""
+    layer, tensor = COORDINATES
+
+    def common(tree: Tree) -> Tree:
+        return None if tree is None else {layer: {tensor: jax.tree.leaves(tree)[0]}}
+
+    one = jax.tree.map(jnp.ones_like, common(scales.learning_rate))
+    learning_rate, decay, epsilon = (common(getattr(scales, name)) for name in OF_UPDATES)
+    return Scales(one, one, learning_rate, decay, epsilon, scales.output)
+
+
+def uneven(scales: Scales) -> str | None:
+    """Which of the updates' factors differs between tensors, so that no single one has it."""
+    for name in OF_UPDATES:
+        if len({float(leaf) for leaf in jax.tree.leaves(getattr(scales, name))}) > 1:
+            return name
+    return None
 
 
 def descend(

@@ -32,6 +32,8 @@ SCIENCE = (
     *("steps", "batch_size", "microbatch", "stop", "label_noise", "data_fraction"),
     *("output_scale", "centred", "linearized", "clip_norm"),
 )
+# Keys that came later: at null they change no id, and no program.
+WHERE_SET = ("rate_unit", "subspace")
 # How minibatches are drawn, where there are any, with the values that were the only ones once.
 OF_MINIBATCHES = {"batch_repeats": 1, "replacement": False}
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
@@ -139,8 +141,7 @@ def identity(config: Config) -> dict[str, Any]:
     if config["batch_size"] is not None:  # at their usual values these keys change no id
         unusual = {key: config.get(key, usual) for key, usual in OF_MINIBATCHES.items()}
         science |= {key: own for key, own in unusual.items() if own != OF_MINIBATCHES[key]}
-    if config.get("rate_unit") is not None:
-        science["rate_unit"] = config["rate_unit"]
+    science |= _where_set(config)
     streams = stream_seeds(config["seed"], config["seeds"])
     probing = ("probes",) if "rate_unit" in science else ()  # the unit is a measurement
     science["seeds"] = {stream: streams[stream] for stream in (*TRAINING_STREAMS, *probing)}
@@ -158,6 +159,10 @@ def identity(config: Config) -> dict[str, Any]:
         "sources": {target: source for target, source in code if source},
         **({} if start is None else {"starting weights": snapshots.checksum(start)}),
     }
+
+
+def _where_set(config: Config) -> dict[str, Any]:
+    return {key: config[key] for key in WHERE_SET if config.get(key) is not None}
 
 
 def whole_id(job: Job) -> str:
@@ -206,9 +211,8 @@ def _settable(node: Any, path: str) -> list[str]:
 def static(config: Config) -> Config:
     """What a program is built from: the config without its inputs."""
     science = {key: config[key] for key in SCIENCE if key not in INPUTS}
-    kept = {**science, "observables": config["observables"], "execution": _execution(config)}
-    if config.get("rate_unit") is not None:
-        kept["rate_unit"] = config["rate_unit"]
+    kept = {**science, **_where_set(config)}
+    kept |= {"observables": config["observables"], "execution": _execution(config)}
     for key in input_keys(config):
         if key.partition(".")[0] in kept:
             kept = values.with_leaf(kept, key, "input")

@@ -209,10 +209,17 @@ def lowerings(program: Program, arguments: Mapping[str, tuple]) -> dict[str, Cal
     return {name: partial(f.lower, *arguments[name]) for name, f in functions.items()}
 
 
-def initial_weights(program: Program, inputs: Inputs) -> Params:
-    """The members' own draws [M, …], on the host."""
+def initial_weights(program: Program, inputs: Inputs, whole: Params | None = None) -> Params:
+    """What the members train [M, …] at their start (``whole`` weights, or draws), on the host."""
+    if whole is not None and program.subspace is None:
+        return whole
     run = compiled(on_one(program))
-    return jax.device_get(run.start((), (inputs, None)).params)
+    return jax.device_get(run.start((), (inputs, whole)).params)
+
+
+def whole_weights(program: Program, inputs: Inputs) -> Params:
+    """The members' own draws [M, …], on the host: in a subspace those that it goes through."""
+    return initial_weights(replace(program, subspace=None), inputs)
 
 
 def placement(program: Program, *axes: str) -> Any:

@@ -32,6 +32,7 @@ KEYS: dict[str, Any] = {
     "output_scale": Annotated[FiniteFloat, Gt(0)],
     "centred": bool,
     "linearized": bool,
+    "subspace": Positive | None,
     "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
     "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
     "seed": Seed,

@@ -17,6 +17,7 @@ USUAL = {
     "output_scale": 1.0,
     "centred": False,
     "linearized": False,
+    "subspace": None,
     "clip_norm": None,
     "label_noise": None,
     "data_fraction": None,
