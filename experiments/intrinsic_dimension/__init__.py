@@ -102,9 +102,8 @@ def reached(dimensions: np.ndarray, relative: np.ndarray) -> float:
 
 
 def _seed(seed: int, nets: pd.DataFrame, runs: pd.DataFrame) -> dict[str, object]:
-    spread = (
-        runs[~runs["whole"]].groupby("dimension")["relative"].agg(lambda own: own.max() - own.min())
-    )
+    inside = runs[~runs["whole"]].groupby("dimension")["relative"]
+    spread = inside.agg(lambda own: own.max() - own.min())
     ratios = {name: nets[name].max() / nets[name].min() for name in ("d90", "share")}
     missing = nets["d90"].isna().any()
     return {
@@ -124,7 +123,7 @@ def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     true = runs[runs["labels"] == "true"]
     for (width, own), color in zip(true.groupby("width"), colors(3), strict=False):
         weights = int(own["weights"].iloc[0])
-        label = f"width {width}: {weights:,} weights"
+        label = f"width {width:.0f}: {weights:,} weights"
         for number, (_seed, one) in enumerate(own.sort_values("dimension").groupby("seed")):
             told = None if number else label
             style = {"color": color, "marker": "o", "ms": 3, "lw": 0.9}
@@ -132,7 +131,7 @@ def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
             right.plot(one["dimension"] / weights, one["relative"], **style)
     random = runs[runs["labels"] == "random"].sort_values("dimension")
     for number, (_seed, one) in enumerate(random.groupby("seed")):
-        told = None if number else f"width {one['width'].iloc[0]}, random labels (train)"
+        told = None if number else f"width {one['width'].iloc[0]:.0f}, random labels (train)"
         left.plot(one["dimension"], one["relative_train"], ":", color="0.5", lw=1, label=told)
     for axis in (left, right):
         axis.axhline(GOAL, color="0.2", lw=0.8, ls="--")
@@ -140,8 +139,11 @@ def figure(_: Sequence[Run], measurements: pd.DataFrame) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.5)
     left.set(xlabel="dimension d of the subspace", ylabel="accuracy / accuracy of the whole net")
+    dimensions = sorted(true["dimension"].unique())
+    left.set_xticks(dimensions, [f"{d:.0f}" for d in dimensions])
+    left.minorticks_off()
     right.set(xlabel="d / number of weights")
     left.legend(fontsize=7, loc="lower right")
-    left.set_title("the same d for every width …", fontsize=9)
-    right.set_title("… and not the same share of the weights", fontsize=9)
+    left.set_title("over d, widths differ as much as seeds …", fontsize=9)
+    right.set_title("… and over d / weights tenfold", fontsize=9)
     return fig
