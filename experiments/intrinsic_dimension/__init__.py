@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def _relative(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**ratios)
 
 
-def _net(seed: int, width: int, runs: pd.DataFrame) -> dict[str, object]:
+def _net(seed: Any, width: Any, runs: pd.DataFrame) -> dict[str, object]:
     inside = runs[~runs["whole"]].sort_values("dimension")
     weights = int(runs["weights"].iloc[0])
     d90 = reached(inside["dimension"].to_numpy(float), inside["relative"].to_numpy(float))
@@ -101,7 +102,7 @@ def reached(dimensions: np.ndarray, relative: np.ndarray) -> float:
     return float(np.exp(low + (high - low) * (GOAL - below) / (above - below)))
 
 
-def _seed(seed: int, nets: pd.DataFrame, runs: pd.DataFrame) -> dict[str, object]:
+def _seed(seed: Any, nets: pd.DataFrame, runs: pd.DataFrame) -> dict[str, object]:
     inside = runs[~runs["whole"]].groupby("dimension")["relative"]
     spread = inside.agg(lambda own: own.max() - own.min())
     ratios = {name: nets[name].max() / nets[name].min() for name in ("d90", "share")}
