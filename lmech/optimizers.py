@@ -110,6 +110,17 @@ def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
     return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
 
 
+def l2_momentum(
+    learning_rate: Any, momentum: Any, weight_decay: Any
+) -> optax.GradientTransformation:
+    """M ← βm + g + λw, w ← w − ηm: heavy ball on L + ½λ‖w‖² (PyTorch's SGD with weight decay).
+
+    L2 regularization, which AdamW's decay beside the gradient is not (Loshchilov & Hutter 2019).
+    """
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum))
+
+
 def orthogonal_adamw(
     learning_rate: Any, b1: Any, b2: Any, eps: Any, weight_decay: Any
 ) -> optax.GradientTransformation:
@@ -196,6 +207,12 @@ def _sgd(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
     return Stability(_ones(params), _heavy_ball(arguments) / arguments["learning_rate"])
 
 
+def _l2(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
+    """The decay adds λ to every eigenvalue of H (where the parametrization decays all alike)."""
+    threshold = _heavy_ball(arguments) / arguments["learning_rate"] - arguments["weight_decay"]
+    return Stability(_ones(params), threshold)
+
+
 def _ema(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
     beta = arguments["beta"]
     threshold = (2 + 2 * beta) / ((1 - beta) * arguments["learning_rate"])
@@ -276,6 +293,7 @@ def _pooled(arguments: Mapping[str, Any], state: Any, params: Tree) -> Precondit
 GROWTH: dict[Any, Growth] = {
     optax.sgd: AS_GRADIENT,
     ema_momentum: AS_GRADIENT,
+    l2_momentum: AS_GRADIENT,
     optax.adam: ENTRYWISE,
     optax.adamw: ENTRYWISE,
     optax.rmsprop: ENTRYWISE,
@@ -290,6 +308,7 @@ GROWTH: dict[Any, Growth] = {
 RULES: dict[Any, StabilityRule] = {
     optax.sgd: _sgd,
     ema_momentum: _ema,
+    l2_momentum: _l2,
     optax.adam: _adam,
     optax.adamw: _adam,
     optax.rmsprop: _rmsprop,

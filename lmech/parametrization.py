@@ -110,23 +110,29 @@ Parametrization = Callable[[Model], Scales]
 
 
 def standard(
-    init_scale: Factor = 1.0, initial: Factors | None = None, multipliers: Factors | None = None
+    init_scale: Factor = 1.0,
+    initial: Factors | None = None,
+    multipliers: Factors | None = None,
+    decays: Factors | None = None,
 ) -> Parametrization:
     """SP: the model's own stated init and one global learning rate.
 
     ``init_scale`` multiplies all initial values, ``initial`` those of a role; ``multipliers``, by
-    role too, the weights in the forward pass. Raises ValueError for roles of a model without
-    ``width``.
+    role too, the weights in the forward pass, ``decays`` the optimizer's weight decay. What does
+    not grow with the width, a readout's bias, keeps 1. Raises ValueError for roles of a model
+    without ``width``.
     """
 
     def scales(model: Model) -> Scales:
         tree, plain = jax.tree.structure(model.shapes), unscaled(model.shapes)
-        if initial is None and multipliers is None:
+        if initial is None and multipliers is None and decays is None:
             return plain._replace(init=jax.tree.map(lambda _: init_scale, model.shapes))
         known = [tensor.role for tensor in roles.tensors(model, model.width or 1, None)]
         start = [init_scale * factor(initial, role) for role in known]
         forward = [factor(multipliers, role) for role in known]
         own = {"init": start, "multiplier": forward}
+        if decays is not None:
+            own["decay"] = [factor(decays, role) for role in known]
         return plain._replace(**{k: jax.tree.unflatten(tree, v) for k, v in own.items()})
 
     return scales
@@ -145,6 +151,7 @@ def abc(
     init_scale: Factor = 1.0,
     initial: Factors | None = None,
     multipliers: Factors | None = None,
+    decays: Factors | None = None,
 ) -> Parametrization:
     """The parametrization that a table of exponents says, relative to the model at ``base_width``.
 
@@ -160,7 +167,8 @@ def abc(
     ``weight_decay``: ``coupled`` decays at η·C·λ, C the tensor's learning-rate factor;
     ``width_free`` at ηλ; ``independent`` at λ, while the schedule is at its peak. ``epsilon``:
     Adam's ε as it is, or in proportion to the gradient's entries. ``init_scale`` multiplies all
-    initial values, ``initial`` those of a role, ``multipliers`` a role's forward multipliers.
+    initial values, ``initial`` those of a role, ``multipliers`` a role's forward multipliers,
+    ``decays`` its weight decay.
     """
     chosen = shift or Shift(input=0.0, hidden=0.0, output=0.0)
 
@@ -177,18 +185,20 @@ def abc(
         rate *= growth.built_in(tensor.base) / growth.built_in(tensor.shape)
         scaled = epsilon == "scaled" and family != "sgd"  # whose updates are as the gradient is
         small = n**-found.epsilon * deep**-depth_exponent if scaled else 1.0
-        decays = {
+        decayed = {
             "coupled": 1.0,
             "width_free": 1 / rate,
             "independent": 1 / (rate * model.learning_rate) if model.learning_rate else 0.0,
         }
-        return start, multiplier, rate, decays[weight_decay], small
+        decay = decayed[weight_decay] * factor(decays, tensor.role)
+        return start, multiplier, rate, decay, small
 
     def scales(model: Model) -> Scales:
         rows = [factors(tensor, model) for tensor in roles.tensors(model, base_width, base_depth)]
         tree = jax.tree.structure(model.shapes)
         found = Scales(*(jax.tree.unflatten(tree, column) for column in zip(*rows, strict=True)))
-        return found._replace(decay=None) if weight_decay == "coupled" else found
+        plain = weight_decay == "coupled" and decays is None
+        return found._replace(decay=None) if plain else found
 
     return scales
 

@@ -105,6 +105,25 @@ def test_the_forms_of_mup_are_one_training_bit_for_bit_at_width_ratios_of_powers
     assert multipliers[0] != multipliers[1]
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["sp", "mup", "ntk"])
+def test_the_decay_goes_by_role(name):
+    decays = "{input: 3.0, hidden: 0.5, output: 2.0, vector: 0.0}"
+    base = [] if name == "sp" else ["parametrization.base_width=8"]
+    own = [f"parametrization={name}", *base, f"parametrization.decays={decays}", "steps=1"]
+    words = ["precision=float64", "optimizer=l2_momentum", *own]
+    start = state(*words).params
+    decayed, plain = (
+        train([job(*words, f"optimizer.weight_decay={decay}")])[1].params for decay in (0.5, 0.0)
+    )
+    by_tensor = {"hidden_1/kernel": 3, "hidden_2/kernel": 0.5, "readout/kernel": 2}
+    by_tensor["readout/bias"] = 1  # which does not grow with the width
+    for path, w in trees.named_leaves(start).items():
+        change = (trees.named_leaves(decayed)[path] - trees.named_leaves(plain)[path])[0]
+        expected = -0.1 * 0.5 * by_tensor.get(path, 0) * w
+        np.testing.assert_allclose(change, expected, rtol=1e-9, atol=1e-14, err_msg=path)
+
+
 def test_mean_field_is_mup_shifted():
     """(a, b, c) → (a + θ, b − θ, c − 2θ) with θ = ½ in hidden layers and 1 at the readout."""
     mup, mean_field = preset("mup")["table"], preset("mean_field")["table"]

@@ -16,6 +16,7 @@ PRESETS = (
     "momentum",
     "nesterov",
     "ema_momentum",
+    "l2_momentum",
     "adam",
     "adamw",
     "rmsprop",
@@ -61,10 +62,12 @@ def grows(transformation, curvature, steps=60_000):
 
 
 @pytest.mark.parametrize(
-    ("preset", "weight_decay"), [*((preset, 0.0) for preset in PRESETS), ("adamw", 0.3)]
+    ("preset", "weight_decay"),
+    [*((preset, 0.0) for preset in PRESETS), ("adamw", 0.3), ("l2_momentum", 0.3)],
 )
 def test_the_threshold_is_where_the_iteration_on_a_quadratic_diverges(preset, weight_decay):
-    extra = [f"optimizer.weight_decay={weight_decay}"] if preset == "adamw" else []
+    decays = preset in ("adamw", "l2_momentum")
+    extra = [f"optimizer.weight_decay={weight_decay}"] if decays else []
     optimizer, arguments = built(preset, *extra)
     adaptive = preset in ("adam", "adamw", "rmsprop", "adagrad", "scalar_rmsprop")
     transformation = frozen(preset, arguments) if adaptive else optimizer.transformation(arguments)
@@ -87,13 +90,15 @@ FIRST_MOMENT = {
     "gd": lambda _, g: g,
     "momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
     "ema_momentum": lambda state, _: optimizers._find(state, optax.EmaState).ema,
+    "l2_momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
 }
 
 
 @pytest.mark.parametrize("preset", FIRST_MOMENT)
 @pytest.mark.parametrize("steps", [1, 2, 30])
 def test_minus_rate_over_preconditioner_times_moment_is_the_update(preset, steps):
-    extra = ["optimizer.weight_decay=0.0"] if preset == "adamw" else []
+    decays = preset in ("adamw", "l2_momentum")
+    extra = ["optimizer.weight_decay=0.0"] if decays else []
     optimizer, arguments = built(preset, *extra)
     transformation = optimizer.transformation(arguments)
     rng = np.random.default_rng(0)
