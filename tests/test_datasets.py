@@ -27,6 +27,7 @@ from lmech.datasets.digits import digits
 from lmech.datasets.files import DataNotFound, File, Source, locate
 from lmech.datasets.gaussian import gaussian
 from lmech.datasets.mnist import fashion_mnist, mnist, read_idx
+from lmech.datasets.one_hot import one_hot
 from lmech.datasets.piecewise import piecewise_linear
 from lmech.datasets.transforms import moments, prepare
 
@@ -119,6 +120,14 @@ def test_imbalanced_clusters_fall_geometrically_in_the_training_set_alone(imbala
     assert np.bincount(data.train.y).tolist() == counts
     assert np.abs(15 * exact / exact.sum() - counts).max() < 1
     assert np.bincount(data.test.y).tolist() == [3, 3, 3]
+
+
+def test_every_one_hot_example_has_an_input_of_its_own():
+    data = one_hot([3, 1, 2])
+    np.testing.assert_array_equal(data.train.x, np.eye(6))
+    np.testing.assert_array_equal(data.train.y, [0, 0, 0, 1, 2, 2])
+    with pytest.raises(ValueError, match="two classes or more"):
+        one_hot([5])
 
 
 def test_chebyshev_targets_are_the_cosine_form():

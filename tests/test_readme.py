@@ -64,6 +64,6 @@ def test_the_groups_that_the_readme_names_exist():
     images = {"mnist", "fashion_mnist", "cifar10", "digits"}
     text = {"tinyshakespeare", "wikitext2"}
     made = {"gaussian", "power_law", "chebyshev", "modular", "sparse_parity", "xor_clusters"}
-    made |= {"gaussian_clusters", "multi_index", "teacher_student", "piecewise_linear"}
+    made |= {"gaussian_clusters", "multi_index", "teacher_student", "piecewise_linear", "one_hot"}
     assert images | text | made == set(config.groups()["dataset"])
     assert {name for name in images | text | made if f"`{name}`" not in README} == set()
