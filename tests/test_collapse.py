@@ -10,7 +10,7 @@ from problems import state as new_state
 
 from lmech.datasets import Examples
 from lmech.numerics import features
-from lmech.observables.collapse import neural_collapse
+from lmech.observables.collapse import class_geometry, neural_collapse
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -123,6 +123,38 @@ def test_a_class_without_examples_is_not_a_number():
     assert np.isnan(values["nc1"])
 
 
+def test_the_gram_matrices_are_those_of_class_means_and_classifier():
+    h, y, f, W = map(np.asarray, random())
+    classes = range(f.shape[1])
+    means = np.stack([h[y == c].mean(axis=0) for c in classes])
+    spread = [np.square(h[y == c] - means[c]).sum(axis=1).mean() for c in classes]
+    counts = np.ones(len(y))
+    for weight in (None, jnp.asarray(counts)):
+        found = features.class_geometry(*map(jnp.asarray, (h, y, W)), weight)
+        np.testing.assert_allclose(found["means"], means @ means.T)
+        np.testing.assert_allclose(found["readout"], W.T @ W)
+        np.testing.assert_allclose(found["cross"], W.T @ means.T)
+        np.testing.assert_allclose(found["within"], spread, atol=1e-12)
+    # Examples without weight do not count, whatever they are.
+    more = np.concatenate([h, h + 100]), np.concatenate([y, y]), W
+    weight = jnp.asarray(np.concatenate([counts, 0 * counts]))
+    fewer = features.class_geometry(*map(jnp.asarray, more), weight)
+    for name, value in found.items():
+        np.testing.assert_allclose(fewer[name], value, atol=1e-12, err_msg=name)
+
+
+def test_neural_collapse_follows_from_the_gram_matrices():
+    h, y, f, W = random()
+    found, expected = features.class_geometry(h, y, W), features.neural_collapse(h, y, f, W)
+    C = f.shape[1]
+    centre = np.eye(C) - 1 / C
+    gram, cross = centre @ found["means"] @ centre, found["cross"] @ centre
+    norms = np.sqrt(np.diag(gram))
+    np.testing.assert_allclose(norms.std() / norms.mean(), expected["nc2_equinorm"])
+    duality = 2 - 2 * np.trace(cross) / np.sqrt(np.trace(found["readout"]) * np.trace(gram))
+    np.testing.assert_allclose(duality, expected["nc3"])
+
+
 @pytest.mark.parametrize(
     ("model", "layer"), [(("precision=float64",), "activation_2"), (CNN, "features")]
 )
@@ -138,6 +170,9 @@ def test_the_features_are_what_the_readout_sees(model, layer):
         found = measured(observable, here)
         for name in MEASURES:
             np.testing.assert_allclose(found[name], expected[name], err_msg=name)
+    found = measured(class_geometry(), here)
+    for name, value in features.class_geometry(h, train.y, readout["kernel"]).items():
+        np.testing.assert_allclose(found[name], value, err_msg=name)
 
 
 def test_images_of_features_are_averaged_over_their_positions():
@@ -166,6 +201,8 @@ def test_images_of_features_are_averaged_over_their_positions():
 def test_what_cannot_be_measured_is_a_clear_error(overrides, arguments, line):
     with pytest.raises(ValueError, match=line):
         measured(neural_collapse(**arguments), state(*overrides))
+    with pytest.raises(ValueError, match=line):
+        measured(class_geometry(**arguments), state(*overrides))
 
 
 def test_one_class_is_a_clear_error():

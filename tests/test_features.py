@@ -15,7 +15,7 @@ from lmech.datasets import Examples
 from lmech.numerics import features as numerics
 from lmech.numerics import trees
 from lmech.observables import features
-from lmech.observables.collapse import neural_collapse
+from lmech.observables.collapse import class_geometry, neural_collapse
 from lmech.observables.gradients import (
     gradient_coherence,
     gradient_noise,
@@ -310,6 +310,7 @@ SPLIT = {
     "gradient_coherence": gradient_coherence,
     "input_jacobian": input_jacobian,
     "neural_collapse": neural_collapse,
+    "class_geometry": class_geometry,
 }
 # Interacting examples refuse to be taken alone.
 TOGETHER = (
@@ -319,6 +320,7 @@ TOGETHER = (
     "logits",
     "effective_rank",
     "neural_collapse",
+    "class_geometry",
 )
 
 

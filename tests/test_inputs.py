@@ -99,6 +99,7 @@ ONCE = {
     "logits": ("features.logits", {}),
     "rank": ("features.effective_rank", {}),
     "collapse": ("collapse.neural_collapse", {}),
+    "geometry": ("collapse.class_geometry", {}),
     "batch": ("directions.batch_sharpness", {}),
     "direction": ("directions.directional_sharpness", {}),
     "rate": ("directions.critical_learning_rate", {}),

@@ -247,6 +247,7 @@ def test_the_logits_of_sequences_are_those_of_all_positions(microbatch):
 REFUSED = {
     "progress_measures": "progress_measures take pairs of tokens",
     "neural_collapse": "neural_collapse needs one class an example",
+    "class_geometry": "class_geometry needs one class an example",
     "input_jacobian": "input_jacobian differentiates in the inputs",
     "attention_logits": "attention_logits looks at layers whose path ends in 'attention/logits'",
     "dead_units": "dead_units looks at the layers whose name starts with 'activation'",

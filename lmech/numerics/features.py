@@ -85,9 +85,7 @@ def neural_collapse(
     classes = outputs.shape[-1]
     # Only differences of features count; what they share would cost float32 its digits.
     features = features - features.mean(axis=0, keepdims=True)
-    member = jax.nn.one_hot(labels, classes, dtype=features.dtype)
-    member = member if weight is None else member * weight[:, None]
-    means = (member.T @ features) / member.sum(axis=0)[:, None]
+    means = _shares(labels, classes, features.dtype, weight) @ features
     center = means.mean(axis=0, keepdims=True)
     means, features = means - center, features - center
     # Σ_B = MᵀM / C for M [C, D] with the centred means as rows, so Σ_B⁺ = C M⁺M⁺ᵀ.
@@ -105,6 +103,37 @@ def neural_collapse(
         "nc3": jnp.square(_unit(classifier.T) - _unit(means)).sum(),
         "nc4": _mean(disagree, weight, features.dtype),
     }
+
+
+def class_geometry(
+    features: jax.Array,
+    labels: jax.Array,
+    classifier: jax.Array,
+    weight: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Gram matrices of class means and classifier, from features [N, D], labels [N] and [D, C].
+
+    ``weight`` [N], 0 or 1, says which examples count (None: all).
+
+    See ``observables.collapse.class_geometry``, which states the formulas.
+    """
+    share = _shares(labels, classifier.shape[-1], features.dtype, weight)
+    center = features.mean(axis=0, keepdims=True)  # as above, for float32's digits
+    means = share @ (features - center) + center
+    within = jnp.square(features - means[labels]).sum(axis=1)
+    return {
+        "means": means @ means.T,
+        "readout": classifier.T @ classifier,
+        "cross": classifier.T @ means.T,
+        "within": share @ within,
+    }
+
+
+def _shares(labels: jax.Array, classes: int, dtype: Any, weight: jax.Array | None) -> jax.Array:
+    """Weights [C, N] with which a class's examples make its mean: 1/n_c, or 0."""
+    member = jax.nn.one_hot(labels, classes, dtype=dtype, axis=0)
+    member = member if weight is None else member * weight[None]
+    return member / member.sum(axis=1, keepdims=True)
 
 
 def _mean(values: jax.Array, weight: jax.Array | None, dtype: Any = None) -> jax.Array:
