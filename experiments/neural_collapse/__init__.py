@@ -15,7 +15,14 @@ from lmech.plotting import colors, log_scale
 ALIVE = 1e-3
 """A class is there if its mean has this share of the length that it has as decays go to 0."""
 
-NETS = ("clusters", "no decay", "random labels", "digits", "cifar10")
+STYLES = {
+    "clusters": ("-", "clusters (5 classes × 3), weight decay"),
+    "no decay": (":", "the same without weight decay"),
+    "random labels": ("--", "the same with random labels"),
+    "digits": ("-", "digits (10 classes), weight decay"),
+    "cifar10": ("-", "CIFAR-10, weight decay"),
+}
+"""The arms that are nets: line and name."""
 
 QUANTITIES = {
     "nc1": ("nc1", 1.0),
@@ -28,7 +35,7 @@ QUANTITIES = {
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run, its ``arm`` free features ("balanced", "imbalanced") or one of ``NETS``.
+    """One row a run, its ``arm`` free features ("balanced", "imbalanced") or a net (``STYLES``).
 
     Free features at the end of the run, lengths as shares of those that theory has as the decays
     go to 0 (``theory.uncollapsed``). ``length_error``: the largest difference of a ‖w_k‖ or class
@@ -71,7 +78,7 @@ def decays(config: Mapping[str, Any]) -> tuple[float, float]:
 def _row(run: Run) -> dict[str, Any]:
     kind = arm(run)
     complete = run.result["status"] == "done" and run.result["steps"] == run.config["steps"]
-    found = (_net if kind in NETS else _free)(run)
+    found = (_net if kind in STYLES else _free)(run)
     labels = {"job": run.job, "seed": run.config["seed"], "arm": kind}
     return labels | (found if complete else dict.fromkeys(found, np.nan))
 
@@ -115,7 +122,7 @@ def _free(run: Run) -> dict[str, Any]:
         "collapsed_length": max((max(a[~there] / b[~there], default=np.nan) for a, b in both)),
         "miscounted": int(((share > ALIVE) != there).sum()),
         "cosine": np.abs(cosines - np.diag(np.diag(cosines))).max() if sum(there) > 1 else np.nan,
-        "misaligned": np.abs(1 - aligned).max(initial=-np.inf) if there.any() else np.nan,
+        "misaligned": np.abs(1 - aligned).max() if there.any() else np.nan,
         "scatter": (np.sqrt(here.within) / full.means).max(),
         "inequality": inequality,
     }
@@ -154,7 +161,7 @@ def _net(run: Run) -> dict[str, Any]:
 
 def figure(runs: Sequence[Run], _: pd.DataFrame) -> Figure:
     """Lengths of free features against the decay; NC1, angles and self-duality against step."""
-    fig = Figure(figsize=(10, 5.6), layout="constrained", dpi=120)
+    fig = Figure(figsize=(10, 5.6), layout="constrained", dpi=110)
     top, bottom = fig.subplots(2, 3)
     free = [run for run in runs if arm(run) == "imbalanced"]
     _lengths(top[0], free, "readout", r"$\|w_k\|$, readout")
@@ -182,7 +189,7 @@ def _lengths(axis: Axes, runs: Sequence[Run], part: str, label: str) -> None:
     """A dot a run and class; the closed form as a line, down to 0 at the class's threshold."""
     found = [(np.sqrt(np.prod(decays(run.config))), Geometry(run)) for run in runs]
     axis.set(xlabel=r"$\sqrt{\lambda_W\lambda_H}$", ylabel=label)
-    axis.set_title("free features: measured (dots), closed form (lines)", fontsize=9)
+    axis.set_title("free features (dots), closed form (lines)", fontsize=9)
     if not found:
         return
     first, most = found[0][1], max(decay for decay, _ in found)
@@ -201,23 +208,15 @@ def _lengths(axis: Axes, runs: Sequence[Run], part: str, label: str) -> None:
     axis.legend(fontsize=7, loc="upper right", title="size", title_fontsize=7)
 
 
-LABELS = {
-    "clusters": "clusters (5 classes × 3), weight decay",
-    "no decay": "the same without weight decay",
-    "random labels": "the same with random labels",
-    "digits": "digits (10 classes), weight decay",
-    "cifar10": "CIFAR-10, weight decay",
-}
-
-
 def _curves(axis: Axes, runs: Sequence[Run], quantity: str, label: str) -> None:
     """A line a run, from where all training labels are fitted, which a circle marks."""
-    there = [kind for kind in NETS if kind in {arm(run) for run in runs}]
+    there = [kind for kind in STYLES if kind in {arm(run) for run in runs}]
     for color, kind in zip(colors(len(there)), there, strict=True):
         for number, run in enumerate(own for own in runs if arm(own) == kind):
             first, values = fitted(run), curve(run, quantity)
-            name = LABELS[kind] if number == 0 else None
-            axis.plot(values.index + 1, values, "-", lw=1.0, color=color, label=name)
+            style, name = STYLES[kind]
+            shown = name if number == 0 else None
+            axis.plot(values.index + 1, values, style, lw=1.1, color=color, label=shown)
             if first is not None:
                 axis.plot(first + 1, values[first], "o", ms=4, mfc="none", color=color)
     log_scale(axis)
