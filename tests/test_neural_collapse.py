@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from lmech.experiments.neural_collapse import theory
 from problems import column, train
 from scipy.optimize import minimize
 
 from experiments import neural_collapse
+from experiments.neural_collapse import theory
 from lmech import claims, reproducing
 from lmech.collecting import Run
 from lmech.config import compose, resolve

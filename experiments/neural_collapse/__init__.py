@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lmech.experiments.neural_collapse import theory
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmech.collecting import Run
 from lmech.plotting import colors, log_scale
+
+from . import theory
 
 ALIVE = 1e-3
 """A class is there if its mean has this share of the length that it has as decays go to 0."""
