@@ -64,6 +64,21 @@ def test_biases_add_their_variance_and_the_kernels_of_what_is_below():
     np.testing.assert_allclose(two.ntk, two.nngp + 0.5 * one.ntk, rtol=1e-12)
 
 
+def test_one_hidden_layer_is_the_known_integral_and_its_derivative():
+    """Θ = E φ(u)φ(v) + E φ'(u)φ'(v) x·z/D; erf: 2/π arcsin(…) and 4/π (…)^-½ (Williams 1997)."""
+    x, z = np.random.default_rng(3).normal(size=(2, 4, 3))
+    k, a, b = x @ z.T / 3, (x**2).sum(1)[:, None] / 3, (z**2).sum(1)[None] / 3
+    value = 2 / np.pi * np.arcsin(2 * k / np.sqrt((1 + 2 * a) * (1 + 2 * b)))
+    slope = 4 / np.pi / np.sqrt((1 + 2 * a) * (1 + 2 * b) - 4 * k**2)
+    found = mlp_kernels(x, z, "erf", (1, 1))
+    np.testing.assert_allclose(found.nngp, value, rtol=1e-12)
+    np.testing.assert_allclose(found.ntk, value + slope * k, rtol=1e-12)
+    angle = np.arccos(k / np.sqrt(a * b))
+    relu = np.sqrt(a * b) * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+    found = mlp_kernels(x, z, "relu", (1, 1))
+    np.testing.assert_allclose(found.ntk, relu + (np.pi - angle) / (2 * np.pi) * k, rtol=1e-10)
+
+
 @pytest.mark.parametrize("activation", sorted(DUALS))
 def test_the_kernels_are_symmetric_and_their_own_diagonal_at_zero_inputs(activation):
     x = jnp.asarray(np.random.default_rng(2).normal(size=(6, 4))).at[0].set(0.0)

@@ -1,0 +1,26 @@
+"""The entries of the tangent kernel, which are compared across seeds.
+
+Apart from the measurements, since a job's identity has this file's text in it.
+"""
+
+import jax
+
+from lmech.numerics import kernels
+from lmech.observables import Count, Memory, Observable, State, Values, training_examples
+
+
+def tangent_kernel(examples: Count | None = None) -> Observable:
+    """Θ = J C Jᵀ [N, N] on training examples, of several outputs their mean, and its change.
+
+    Columns: ‖Θ − Θ₀‖_F/‖Θ₀‖_F, and ``entries`` [N, N] (a table stores them row by row).
+    """
+
+    def kernel(state: State) -> jax.Array:
+        x, rates = training_examples(state, examples).x, state.scales.learning_rate
+        return kernels.empirical_ntk(state.problem.apply, state.params, x, "trace", rates)
+
+    def measure(state: State, first: jax.Array) -> tuple[Memory, Values]:
+        now = kernel(state)
+        return first, {"": kernels.relative_change(now, first), "entries": now}
+
+    return Observable(kernel, measure)
