@@ -19,7 +19,13 @@ RATE, EIGENVALUES = 0.5, np.array([0.2, 0.1, 0.05])
 
 
 def state(*overrides):
-    words = ["experiment=ntk_limit", "dataset.train_size=6", "dataset.test_size=3", *overrides]
+    words = [
+        "experiment=ntk_limit",
+        "dataset.dimension=10",
+        "dataset.train_size=6",
+        "dataset.test_size=3",
+        *overrides,
+    ]
     batch = building.build([config.resolve(config.compose(words))])
     inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), batch.inputs)
     return member.initial_state(batch.program, inputs, jax.device_put(batch.data))
@@ -163,7 +169,7 @@ def test_the_spread_over_seeds_is_the_noise_that_was_put_in():
 
 
 def test_runs_of_one_net_are_paired_and_compared():
-    """NTK at α = ¼ and μP at α = 1 have outputs of one scale where the width is 16 times the base."""
+    """NTK at α = ¼ and μP at α = 1 have outputs of one scale at 16 times the base width."""
     table = ntk_limit.measure(
         [
             run(w, s, arm, a)
