@@ -148,3 +148,11 @@ def test_what_it_cannot_predict_is_a_clear_error(words, message):
     k = 91 if "91" in message else 4
     with pytest.raises(ValueError, match=message):
         kernel_descent(k=k).init(at)
+
+
+def test_sequences_are_refused():
+    at = state(*CLASSES)
+    apply = at.problem.apply
+    by_position = at.problem._replace(apply=lambda params, x: apply(params, x)[:, None])
+    with pytest.raises(ValueError, match="a sequence's are"):
+        kernel_descent().init(at._replace(problem=by_position))

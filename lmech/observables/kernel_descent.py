@@ -66,13 +66,15 @@ def kernel_descent(k: Count = 4, infinite: Wide | None = None) -> Observable:
     set and all its eigenvectors: for small ones, in float64.
 
     Raises ValueError for another loss, for an optimizer with a state (momentum, Adam), for
-    minibatches, for a training set of which only some examples count, and if k exceeds the number
-    of eigenvalues.
+    minibatches, for sequences, for a training set of which only some examples count, and if k
+    exceeds the number of eigenvalues.
     """
 
     def init(state: State) -> Memory:
         _check(state)
         train, test = _outputs(state)
+        if train.ndim != 2:
+            raise ValueError("kernel_descent takes outputs [N, C], and a sequence's are [N, T, C]")
         x, examples = state.data.train.x, len(train)
         own = _own_kernel(state, "full" if infinite is None else "trace")
         theta, across, error = own, None, None
