@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lmech.collecting import Run
-from lmech.plotting import colors
+from lmech.plotting import colors, log_scale
 
 ARM = ["parametrization", "alpha", "linearized"]
 NAMES = {"ntk": "NTK", "mup": "μP"}
 SLOPES = ("change", "linear", "infinite", "error")
+OF_A_RUN = ("seed", "width", "scale", *SLOPES, "rate_error", "mode_error", "deviation")
 SPREADS = ("spread", "error_rms")
 FITTED = 0.1
 """A mode's rate is read off until the prediction has fallen to this share of its start."""
@@ -45,9 +46,10 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     two, ``spread_slope`` and ``error_rms_slope``.
     """
     trained = [_measure(run) for run in runs if run.config["steps"] > 1]
-    rows = pd.DataFrame(trained, columns=list(trained[0]) if trained else [*ARM, "seed"])
-    parts = [rows.assign(row="run"), *_slopes(rows), *_pairs(rows), *_spreads(runs)]
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+    rows = pd.DataFrame(trained, columns=list(trained[0]) if trained else [*ARM, *OF_A_RUN])
+    parts = [rows.assign(row="run"), _slopes(rows), _pairs(rows), _spreads(runs)]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return table.reindex(columns=list(dict.fromkeys([*table, *OF_A_RUN, "difference"])))
 
 
 def _labels(run: Run) -> dict[str, Any]:
@@ -101,9 +103,9 @@ def rate_errors(run: Run) -> np.ndarray:
     known = np.log(np.abs(1 - rate * np.asarray(run.column("kernel_descent_eigenvalues").iloc[0])))
     errors = []
     for residual, exact in zip(own.T, known, strict=True):
-        early = np.exp(exact * steps) >= FITTED
-        logs = np.log(np.abs(residual[early] / residual[0]))
-        errors.append(abs(steps[early] @ logs / np.square(steps[early]).sum() / exact - 1))
+        early = (np.exp(exact * steps) >= FITTED) & (steps > 0)
+        logs, at = np.log(np.abs(residual[early] / residual[0])), steps[early]
+        errors.append(abs(at @ logs / (at @ at) / exact - 1) if early.any() else np.nan)
     return np.asarray(errors)
 
 
@@ -114,36 +116,32 @@ def _mode_error(run: Run) -> float:
 
 def _slope(widths: pd.Series, values: pd.Series) -> float:
     """Of log value against log width; not a number where a value is not one, or 0."""
-    known = len(values) > 1 and (values > 0).all()
+    known = len(values) > 1 and bool((values > 0).all())
     return float(np.polyfit(np.log(widths), np.log(values), 1)[0]) if known else np.nan
 
 
-def _slopes(rows: pd.DataFrame) -> list[pd.DataFrame]:
+def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for key, own in rows[~rows["linearized"].astype(bool)].groupby([*ARM, "seed"]):
-        if own["width"].nunique() > 1:
-            slopes = {name: _slope(own["width"], own[name]) for name in SLOPES}
-            labels = dict(zip([*ARM, "seed"], key, strict=True))
-            found.append(
-                {"row": "slopes", "width": 0, **labels, **slopes, "jobs": list(own["job"])}
-            )
-    return [pd.DataFrame(found)] if found else []
+        labels = dict(zip([*ARM, "seed"], key, strict=True))
+        slopes = {name: _slope(own["width"], own[name]) for name in SLOPES}
+        found.append({"row": "slopes", "width": 0, **labels, **slopes, "jobs": list(own["job"])})
+    return pd.DataFrame(found)
 
 
-def _pairs(rows: pd.DataFrame) -> list[pd.DataFrame]:
+def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
     keys, names = ["scale", "width", "seed"], ["change", "linear"]
-    if not {*keys, *names} <= set(rows):
-        return []
     plain = rows[~rows["linearized"].astype(bool)]
     ntk, mup = (plain[plain["parametrization"] == name] for name in NAMES)
     both = ntk.merge(mup, on=keys, suffixes=("", "_mup"))
-    apart = pd.DataFrame({name: (both[name] / both[f"{name}_mup"] - 1).abs() for name in names})
-    found = both[keys].assign(
+    if not len(both):
+        return pd.DataFrame()
+    apart = [(both[name] / both[f"{name}_mup"] - 1).abs() for name in names]
+    return both[keys].assign(
         row="pair",
-        difference=apart.max(axis=1, skipna=False),
-        jobs=both[["job", "job_mup"]].to_numpy().tolist(),
+        difference=np.max(apart, axis=0),
+        jobs=pd.Series([*zip(both["job"], both["job_mup"], strict=True)], both.index).map(list),
     )
-    return [found] if len(found) else []
 
 
 class Start(NamedTuple):
@@ -166,22 +164,25 @@ def starts(runs: Sequence[Run]) -> dict[int, dict[int, Start]]:
 
 
 def relative_spread(kernels: Sequence[np.ndarray]) -> float:
-    """√⟨variance over the seeds⟩ / √⟨mean²⟩, averages over the entries."""
+    """√⟨variance over the seeds⟩ / √⟨mean²⟩, averages over the entries; NaN for one seed."""
+    if len(kernels) < 2:
+        return np.nan
     entries = np.stack(list(kernels))
     spread = np.sqrt(entries.var(axis=0, ddof=1).mean())
     return float(spread / np.sqrt(np.square(entries.mean(axis=0)).mean()))
 
 
-def _spreads(runs: Sequence[Run]) -> list[pd.DataFrame]:
-    kernels = {width: own for width, own in starts(runs).items() if len(own) > 1}
-    if len(kernels) < 2:
-        return []
-    table = pd.DataFrame([_spread(width, own) for width, own in kernels.items()])
+def _spreads(runs: Sequence[Run]) -> pd.DataFrame:
+    kernels = starts(runs)
+    names = ["width", "seeds", *SPREADS, "error_scaled"]
+    known = [_spread(width, own) for width, own in kernels.items()]
+    table = pd.DataFrame(known, columns=names)
     slopes = {f"{name}_slope": _slope(table["width"], table[name]) for name in SPREADS}
     seeds = sorted({seed for own in kernels.values() for seed in own})
-    whole = pd.DataFrame([{"width": 0, "seeds": seeds, **slopes}])
+    whole = {"width": 0, "seeds": seeds, **slopes}
     labels = {"row": "spread", "parametrization": "ntk", "alpha": 1.0, "linearized": False}
-    return [pd.concat([table, whole], ignore_index=True).assign(**labels)]
+    rows = [{**labels, **row} for row in (*known, whole)]
+    return pd.DataFrame(rows).reindex(columns=[*labels, *names, *slopes])
 
 
 def _spread(width: int, own: Mapping[int, Start]) -> dict[str, Any]:
@@ -199,30 +200,41 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     """Against width: kernel change, spread at the start, distances of outputs; decay of modes."""
     rows = measurements[measurements["row"] == "run"]
     plain = rows[~rows["linearized"].astype(bool)]
-    fig = Figure(figsize=(9, 6.6), layout="constrained", dpi=130)
+    fig = Figure(figsize=(9, 6.6), layout="constrained", dpi=100)
     (change, start), (outputs, decay) = fig.subplots(2, 2)
     _changes(change, plain)
     lazy = plain[(plain["parametrization"] == "ntk") & (plain["alpha"] == 1)]
-    _start(start, measurements[measurements["row"] == "spread"])
-    _outputs(outputs, lazy)
-    _decay(decay, [run for run in runs if run.job in set(lazy["job"])])
+    spreads = measurements[(measurements["row"] == "spread") & (measurements["width"] > 0)]
+    if len(spreads):
+        _start(start, spreads)
+    if len(lazy):
+        _outputs(outputs, lazy)
+        _decay(decay, [run for run in runs if run.job in set(lazy["job"])])
     for axis in (change, start, outputs):
-        axis.set(xscale="log", yscale="log", xlabel="width n")
+        axis.set(xscale="log", xlabel="width n")
+        log_scale(axis)
         widths = sorted(plain["width"].unique())
         axis.set_xticks(widths, [f"{width:g}" for width in widths])
         axis.xaxis.set_minor_locator(NullLocator())
+    for axis, below, above in ((change, 0.2, 1), (start, 0.7, 1.3), (outputs, 0.2, 1)):
+        low, high = axis.get_ylim()
+        axis.set_ylim(low * below, high * above)  # room for the legend, and for a second tick
     for axis in (change, start, outputs, decay):
         axis.tick_params(labelsize=7)
+        axis.xaxis.label.set_size(8)
+        axis.yaxis.label.set_size(8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.5)
-        axis.legend(fontsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7, loc="lower left")
     return fig
 
 
 def _points(axis: Axes, rows: pd.DataFrame, name: str, color: Any, style: str, label: str) -> None:
     """A dot a run, the geometric means joined."""
     axis.plot(rows["width"], rows[name], style[0], ms=3, alpha=0.5, color=color)
-    centre = np.exp(np.log(rows[name].astype(float)).groupby(rows["width"]).mean())
+    logs = rows.assign(**{name: np.log(rows[name].to_numpy(float))})
+    centre = np.exp(logs.groupby("width")[name].mean())
     axis.plot(centre.index, centre, style, ms=4, lw=1.2, color=color, label=label)
 
 
@@ -239,7 +251,7 @@ def _changes(axis: Axes, rows: pd.DataFrame) -> None:
     """Of the kernel in training, by arm; theory 1/n under NTK, constant under μP."""
     arms = list(rows.groupby(["parametrization", "alpha"], sort=True))
     for (key, own), color in zip(arms, colors(len(arms)), strict=True):
-        name, alpha = key
+        name, alpha = str(key[0]), key[1]
         style = "o-" if name == "ntk" else "s--"
         _points(axis, own, "change", color, style, f"{NAMES[name]}, α = {alpha:g}")
         if name == "ntk":
@@ -248,19 +260,17 @@ def _changes(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_title("change of the kernel in training", fontsize=9)
 
 
-def _start(axis: Axes, spreads: pd.DataFrame) -> None:
+def _start(axis: Axes, own: pd.DataFrame) -> None:
     """Of the kernel at the start: spread over seeds, and distance from the infinite net's."""
     first, second = colors(2)
-    own = spreads[spreads["width"] > 0]
-    seeds = len(own["seeds"].iloc[0]) if len(own) else 0
     error = r"$\|\Theta_0-\Theta_\infty\|_F\,/\,\|\Theta_\infty\|_F$"
     axis.plot(own["width"], own["error_rms"], "s--", ms=4, lw=1.2, color=second, label=error)
     label = "standard deviation / mean of the entries"
     axis.plot(own["width"], own["spread"], "o-", ms=4, lw=1.2, color=first, label=label)
-    if seeds:
-        _guide(axis, own, "spread", -0.5, "theory ∝ 1/√n")
+    _guide(axis, own, "error_rms", -0.5, "theory ∝ 1/√n")
+    seeds = len(own["seeds"].iloc[0])
     axis.set_ylabel(f"root mean square, {seeds} seeds")
-    axis.set_title("the kernel at the start (NTK)", fontsize=9)
+    axis.set_title("the kernel at the start (NTK, α = 1)", fontsize=9)
 
 
 def _outputs(axis: Axes, rows: pd.DataFrame) -> None:
@@ -271,7 +281,7 @@ def _outputs(axis: Axes, rows: pd.DataFrame) -> None:
     _guide(axis, rows, "infinite", -0.5, "theory ∝ 1/√n")
     _guide(axis, rows, "linear", -1, "theory ∝ 1/n")
     axis.set_ylabel("difference / movement, test outputs, rms")
-    axis.set_title("trained net (NTK) beside kernel descent with …", fontsize=9)
+    axis.set_title("trained nets (NTK, α = 1) beside descent with a kernel that is …", fontsize=9)
 
 
 def _decay(axis: Axes, runs: Sequence[Run]) -> None:
@@ -291,6 +301,6 @@ def _decay(axis: Axes, runs: Sequence[Run]) -> None:
             )
             axis.plot(steps, np.abs(predicted[:, number] / start), lw=0.8, color=color)
     axis.plot([], [], lw=0.8, color="0.4", label=r"theory $(1-\eta\lambda_i)^t$")
-    axis.set(yscale="log", xlim=(-2, 62), ylim=(5e-3, 1.5), xlabel="step t")
+    axis.set(yscale="log", xlim=(-2, 62), ylim=(1e-3, 1.5), xlabel="step t")
     axis.set_ylabel("residual / its start")
-    axis.set_title(f"along the top eigenvectors of Θ₀, seed {first}", fontsize=9)
+    axis.set_title(f"along the top three eigenvectors of Θ₀ (NTK, α = 1), seed {first}", fontsize=9)

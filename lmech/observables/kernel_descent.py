@@ -104,7 +104,7 @@ def kernel_descent(k: Count = 4, infinite: Wide | None = None) -> Observable:
             "modes": _along(start.modes, (train - y).reshape(rows, -1), k) / n**0.5,
             "modes_predicted": _along(start.modes, known * left, k) / n**0.5,
         }
-        if test is not None:
+        if test is not None and start.test is not None:
             c = descent.coefficients(start.modes, first, rate, state.step, n)
             moved = -known * _reached(state, start, c)
             values["test"] = _rms(test - start.test - moved)
