@@ -75,10 +75,10 @@ def test_at_the_base_width_both_parametrizations_are_the_same_net_and_training()
 def test_the_change_of_the_kernel_is_relative_to_its_start():
     at = state("model.width=16")
     moved = at._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, at.params))
-    first = parts.tangent_kernel(5).init(at)
-    _, values = parts.tangent_kernel(5).measure(moved, first)
+    first = parts.tangent_kernel().init(at)
+    _, values = parts.tangent_kernel().measure(moved, first)
     now = np.asarray(values["entries"])
-    assert now.shape == (5, 5)
+    assert now.shape == (6, 6)
     expected = np.linalg.norm(now - first) / np.linalg.norm(first)
     assert values[""] == pytest.approx(expected) != 0
 

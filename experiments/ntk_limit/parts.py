@@ -6,17 +6,17 @@ Apart from the measurements, since a job's identity has this file's text in it.
 import jax
 
 from lmech.numerics import kernels
-from lmech.observables import Count, Memory, Observable, State, Values, training_examples
+from lmech.observables import Memory, Observable, State, Values
 
 
-def tangent_kernel(examples: Count | None = None) -> Observable:
-    """Θ = J C Jᵀ [N, N] on training examples, of several outputs their mean, and its change.
+def tangent_kernel() -> Observable:
+    """Θ = J C Jᵀ [N, N] on the training set, of several outputs their mean, and its change.
 
     Columns: ‖Θ − Θ₀‖_F/‖Θ₀‖_F, and ``entries`` [N, N] (a table stores them row by row).
     """
 
     def kernel(state: State) -> jax.Array:
-        x, rates = training_examples(state, examples).x, state.scales.learning_rate
+        x, rates = state.data.train.x, state.scales.learning_rate
         return kernels.empirical_ntk(state.problem.apply, state.params, x, "trace", rates)
 
     def measure(state: State, first: jax.Array) -> tuple[Memory, Values]:
