@@ -1,10 +1,11 @@
 """Results as data frames. No JAX here."""
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,9 @@ class Run(NamedTuple):
     - ``result``: result.json: ``status`` (done, diverged), ``steps``, ``final`` values, ….
     - ``metrics``: a frame with ``step`` and a column for each observable, NaN where not measured;
       ``column(name)`` has those of one by step.
+    - ``pairs``: of each of the experiment's comparisons, by name, a frame with a row for each pair
+      of which this run is the first in the manifest's order: ``other``, that run's id, ``step`` and
+      ``other_step``, then what was measured (lists where vectors).
     """
 
     job: str
@@ -57,6 +61,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     result: dict[str, Any]
     metrics: pd.DataFrame
+    pairs: Mapping[str, pd.DataFrame] = MappingProxyType({})
 
     def column(self, name: str) -> pd.Series:
         """An observable where it was measured, by step. Raises KeyError if it never was."""
@@ -65,8 +70,12 @@ class Run(NamedTuple):
 
 def read_runs(sweep: Path) -> list[Run]:
     """The jobs of a sweep that have a result and have not failed, in the manifest's order."""
+    compared = {
+        path.stem: pd.read_parquet(path)
+        for path in sorted((sweep / "comparisons").glob("*.parquet"))
+    }
     runs = [
-        _read_run(sweep / entry["id"], entry["overrides"])
+        _read_run(sweep / entry["id"], entry["overrides"], compared)
         for entry in _manifest(sweep)
         if (sweep / entry["id"] / "result.json").is_file()  # written last
         and (sweep / entry["id"] / "metrics.parquet").is_file()
@@ -74,13 +83,15 @@ def read_runs(sweep: Path) -> list[Run]:
     return [run for run in runs if run.result["status"] != "failed"]
 
 
-def _read_run(folder: Path, overrides: dict[str, Any]) -> Run:
+def _read_run(folder: Path, overrides: dict[str, Any], compared: Mapping[str, pd.DataFrame]) -> Run:
+    pairs = {name: table[table["job"] == folder.name] for name, table in compared.items()}
     return Run(
         folder.name,
         overrides,
         read_yaml(folder / "config.yaml"),
         read_json(folder / "result.json"),
         pd.read_parquet(folder / "metrics.parquet"),
+        {name: own.drop(columns="job").reset_index(drop=True) for name, own in pairs.items()},
     )
 
 

@@ -397,6 +397,24 @@ def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
     return _state(program, inputs, carry, _first_feed(program, inputs), _own(data, inputs))
 
 
+def visited(
+    program: Program,
+    inputs: Inputs,
+    start_at: Params,
+    params: Params,
+    step: jax.Array,
+    time: jax.Array,
+    feed: Feed,
+    data: Data,
+) -> State:
+    """What there is to see of a member that started at ``start_at`` and is at kept ``params``.
+
+    ``time`` is the sum of the rates that led there. The optimizer's state is not kept: None.
+    """
+    carry = start(program, inputs, start_at)._replace(params=params, step=step, time=time)
+    return _state(program, inputs, carry, feed, _own(data, inputs))._replace(optimizer_state=None)
+
+
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
     """Start one member, take a step and measure every observable once: to trace, not to run.
 

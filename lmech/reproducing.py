@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import catalogue, config, formats, hints, manifest, planning, summing, sweeps
+from lmech import catalogue, config, formats, hints, manifest, pairs, planning, summing, sweeps
 from lmech import claims as verdicts
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.loggers import Progress
@@ -36,6 +36,7 @@ class Experiment(NamedTuple):
     """What composes its config: the experiment, the scale's overrides, the user's."""
     sweep: list[sweeps.Block]
     claims: list[verdicts.Claim]
+    comparisons: Sequence[pairs.Comparison] = ()
     scale: str = DEFAULT_SCALE
 
 
@@ -83,6 +84,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
         overrides=[*chosen, *own.get("overrides", []), *plain],
         sweep=blocks,
         claims=verdicts.parse(own["claims"]),
+        comparisons=pairs.parse(own.get("comparisons", node.get("comparisons"))),
         scale=scale,
     )
 
@@ -250,9 +252,10 @@ def adopt(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[str, Any]]:
-    """Measure, judge and draw from what is on the disk."""
+    """Compare, measure, judge and draw from what is on the disk."""
     from lmech import collecting
 
+    compare(folder, experiment.comparisons)
     runs = collecting.read_runs(folder)
     if not runs:
         return []
@@ -260,6 +263,17 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     write_json(folder / CLAIMS, section.claims)
     _draw(section)
     return list(section.claims)
+
+
+def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> None:
+    """Compare the pairs of a sweep's finished runs that have not been, from their kept weights."""
+    entries = manifest.read(folder) if comparisons else []
+    left = [(one, pairs.left(folder, entries, one)) for one in comparisons]
+    todo = [(one, own) for one, own in left if own]
+    if todo:
+        from lmech import comparing
+
+        comparing.compare(folder, todo)
 
 
 CLAIMS = "claims.json"

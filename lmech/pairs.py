@@ -1,0 +1,154 @@
+"""Pairs of a sweep's runs, and what has been measured of them. No JAX here.
+
+A comparison's table is ``comparisons/NAME.parquet`` of the sweep's folder: a row a pair and step,
+with ``job``, ``other``, ``step`` and ``other_step`` before its columns. The file's metadata say
+which settings and code it is of.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmech import formats, planning, snapshots, values
+from lmech.disk import atomically, read_json
+from lmech.hints import nearest
+from lmech.manifest import Entry
+from lmech.values import Config, ConfigError
+
+FOLDER = "comparisons"
+LABELS = ("job", "other", "step", "other_step")
+OWN = ("between", "steps")
+"""Keys of a comparison that its ``_target_`` does not take."""
+IDENTITY = b"lmech"
+VERSION = 1
+"""Raise it when what comparisons say of the same weights changes."""
+
+
+class Comparison(NamedTuple):
+    """One of an experiment's, as its YAML states it."""
+
+    name: str
+    between: tuple[str, ...]
+    """Keys in which the two runs of a pair differ, and in no other."""
+    steps: tuple[int, ...] | None
+    """Whose weights are compared (None: each run's last)."""
+    node: Config
+    """The ``_target_`` and its parameters, checked."""
+
+
+class Pair(NamedTuple):
+    """Two runs of a sweep, in the manifest's order, and the steps of their weights."""
+
+    job: str
+    other: str
+    step: int
+    other_step: int
+
+
+def parse(comparisons: Any) -> list[Comparison]:
+    """The section ``comparisons`` of an experiment. Raises ConfigError."""
+    return [_parsed(name, node) for name, node in (comparisons or {}).items()]
+
+
+def _parsed(name: str, node: Any) -> Comparison:
+    path = f"comparisons.{name}"
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path} needs a _target_")
+    if "between" not in node:
+        hint = nearest("between", node)
+        raise ConfigError(f"{path}.between is missing: the key in which two runs differ{hint}")
+    between = values.check(f"{path}.between", node["between"], str | list[str])
+    steps = values.check(f"{path}.steps", node.get("steps", "last"), list[int] | str)
+    if isinstance(steps, str) and steps != "last":
+        raise ConfigError(f"{path}.steps={steps}: write last, or a list of steps")
+    return Comparison(
+        name=name,
+        between=(between,) if isinstance(between, str) else tuple(between),
+        steps=None if steps == "last" else tuple(steps),
+        node=values.call(path, {key: node[key] for key in node if key not in OWN}),
+    )
+
+
+def wanted(sweep: Path, entries: Sequence[Entry], comparison: Comparison) -> list[Pair]:
+    """Every two finished runs whose overrides differ in the keys ``between`` and in no other.
+
+    A run that diverged has no partner. Raises ConfigError where ``between`` is no swept key, and
+    for steps whose weights were not kept.
+    """
+    swept = {key for one in entries for key in one["overrides"]}
+    for key in comparison.between:
+        if key not in swept:
+            place = f"comparisons.{comparison.name}.between={key}"
+            raise ConfigError(f"{place}: the sweep has no such key{nearest(key, swept)}")
+    alike: dict[Hashable, list[Entry]] = {}
+    for entry in entries:
+        others = {k: v for k, v in entry["overrides"].items() if k not in comparison.between}
+        if _end(sweep / entry["id"]) is not None:
+            alike.setdefault(planning.digest(others), []).append(entry)
+    return [
+        Pair(one["id"], other["id"], *steps)
+        for group in alike.values()
+        for one, other in combinations(group, 2)
+        if all(one["overrides"][key] != other["overrides"][key] for key in comparison.between)
+        for steps in _steps(sweep, one["id"], other["id"], comparison)
+    ]
+
+
+def _end(folder: Path) -> int | None:
+    """The last step of a run that is done."""
+    path = folder / "result.json"
+    result = read_json(path) if path.is_file() else {}
+    return int(result["steps"]) if result.get("status") == "done" else None
+
+
+def _steps(sweep: Path, one: str, other: str, comparison: Comparison) -> list[tuple[Any, Any]]:
+    if comparison.steps is None:
+        return [(_end(sweep / one), _end(sweep / other))]
+    for job in (one, other):
+        kept = snapshots.kept(sweep / job)
+        missing = [step for step in comparison.steps if step not in kept]
+        if missing:
+            raise ConfigError(
+                f"comparisons.{comparison.name}.steps: {job} kept no weights at "
+                f"{formats.listed(missing)}; there are {formats.listed(sorted(kept))}"
+            )
+    return [(step, step) for step in comparison.steps]
+
+
+def identity(comparison: Comparison) -> str:
+    """Of what a comparison says of two runs: its settings, our version of it, a user's source."""
+    code = [source for _, source in planning.sources(comparison.node, comparison.name)]
+    return planning.digest([VERSION, comparison.node, code])
+
+
+def left(sweep: Path, entries: Sequence[Entry], comparison: Comparison) -> list[Pair]:
+    """The pairs that have not been compared."""
+    table = _table(sweep, comparison)
+    columns = [table[label].to_pylist() for label in LABELS] if table else []
+    known = {Pair(*row) for row in zip(*columns, strict=True)}
+    return [pair for pair in wanted(sweep, entries, comparison) if pair not in known]
+
+
+def _table(sweep: Path, comparison: Comparison) -> Any:
+    """What there is of this very comparison; None where there is nothing."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 most sweeps compare nothing
+
+    path = sweep / FOLDER / f"{comparison.name}.parquet"
+    if not path.is_file():
+        return None
+    table = pq.read_table(path)
+    same = (table.schema.metadata or {}).get(IDENTITY) == identity(comparison).encode()
+    return table if same else None
+
+
+def write(sweep: Path, comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to the comparison's table; one of other settings is replaced."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    before, table = _table(sweep, comparison), pa.Table.from_pylist(list(rows))
+    whole = pa.concat_tables([before, table], promote_options="permissive") if before else table
+    whole = whole.replace_schema_metadata({IDENTITY: identity(comparison).encode()})
+    path = sweep / FOLDER / f"{comparison.name}.parquet"
+    atomically(path, lambda temporary: pq.write_table(whole, temporary, compression="zstd"))
