@@ -168,7 +168,7 @@ def test_presets_name_parameters_and_every_parameter_is_named_and_used():
             named.setdefault(call["_target_"], set()).update(call.keys() - {"_target_"})
     for target in TARGETS & OURS.keys():
         taken = parameters(OURS[target])
-        assert named[target] - {"every"} <= taken, target
+        assert named[target] - {"every", "between", "steps"} <= taken, target
         assert taken - {"outputs"} <= named[target], target  # outputs: the dataset says
         used = {word for node in OURS[target].body for word in identifiers(node)}
         assert taken <= used, target

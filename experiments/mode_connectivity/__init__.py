@@ -105,6 +105,8 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
     _layers(layers, relu)
     for axis in (line, width, curved, layers):
         axis.tick_params(labelsize=7)
+        axis.xaxis.label.set_size(8)
+        axis.yaxis.label.set_size(8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, lw=0.5)
     return fig
@@ -149,13 +151,12 @@ def _widths(axis: Axes, pairs: pd.DataFrame) -> None:
 def _curvature(axis: Axes, pairs: pd.DataFrame) -> None:
     """The midpoint's barrier in training loss against its curvature; the identity is the line."""
     ends = np.asarray([-pairs["deficit"].min(), -pairs["deficit"].max()])
-    label = r"theory: $-\frac{1}{2}\int\min(t,1-t)\,L''\,dt$"
-    axis.plot(ends, ends, "-", lw=1, color="0.5", label=label)
+    axis.plot(ends, ends, "-", lw=1, color="0.5", label="theory where L is smooth: equal")
     shades = colors(pairs["activation"].nunique())
     for (name, own), color in zip(pairs.groupby("activation"), shades, strict=True):
         axis.plot(-own["deficit"], -own["curvature"], ".", ms=6, color=color, label=f"{name} nets")
-    axis.set(xscale="log", yscale="log", xlabel="midpoint's training loss above the chord (nats)")
-    axis.set_ylabel("what curvature explains (nats)")
+    axis.set(xscale="log", yscale="log", xlabel="training loss midway, above the chord (nats)")
+    axis.set_ylabel(r"$-\frac{1}{2}\int\min(t,1-t)\,L''(t)\,dt$ (nats)")
     axis.set_title("matched line: curvature and kinks", fontsize=9)
     axis.legend(fontsize=7, loc="upper left")
 
