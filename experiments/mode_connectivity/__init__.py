@@ -158,7 +158,8 @@ def _curvature(axis: Axes, pairs: pd.DataFrame) -> None:
     axis.set(xscale="log", yscale="log", xlabel="training loss midway, above the chord (nats)")
     axis.set_ylabel(r"$-\frac{1}{2}\int\min(t,1-t)\,L''(t)\,dt$ (nats)")
     axis.set_title("matched line: curvature and kinks", fontsize=9)
-    axis.legend(fontsize=7, loc="lower right")
+    axis.set_ylim(None, 8 * ends.max())  # room for the legend
+    axis.legend(fontsize=7, loc="upper left")
 
 
 def _layers(axis: Axes, pairs: pd.DataFrame) -> None:
