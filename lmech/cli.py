@@ -44,6 +44,9 @@ results
   lmech measure DIR observables=[A,B] [observables.A.KEY=VALUE …] [--steps last|0,100|0:1000:10]
                                          add columns to finished runs, from the weights that they
                                          kept (`snapshots`); trains nothing
+  lmech compare DIR comparison=NAME [comparison.KEY=VALUE …]
+                                         measure every two finished runs that differ in one key,
+                                         from the weights that they kept; trains nothing
   lmech log DIR logger=[wandb,tensorboard]
                                          what these loggers would have shown of finished runs
   lmech report DIR … [--to FILE.html]    sweeps as one HTML file that opens offline: figures,
@@ -73,8 +76,8 @@ exit codes  0 fine, or every verdict as expected · 1 a run failed, or a verdict
 
 
 COMMANDS = (
-    *("reproduce", "plan", "resume", "submit", "status", "measure", "list", "collect", "log"),
-    *("report", "atlas", "verify", "init", "completion"),
+    *("reproduce", "plan", "resume", "submit", "status", "measure", "compare", "list"),
+    *("collect", "log", "report", "atlas", "verify", "init", "completion"),
 )
 """Each is a module of ``lmech.commands``."""
 

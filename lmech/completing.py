@@ -147,7 +147,7 @@ def _argument(
     elif name == "how":
         yield from _chosen(current, catalogue.primary(), RESUMING)
     elif name == "overrides":
-        only = "observables" if command == "measure" else ""
+        only = {"measure": "observables", "compare": "comparison"}.get(command, "")
         yield from (word for word in overrides(words, current) if word.text.startswith(only))
 
 

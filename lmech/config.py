@@ -35,8 +35,10 @@ from lmech.values import Config, ConfigError
 
 Path_ = tuple[str, ...]
 
-# A group of which no job has a section: where `lmech submit` sends a sweep.
+# Groups of which no job has a section: where a sweep is sent, what is asked of pairs of its runs.
 CLUSTER = "cluster"
+COMPARISON = "comparison"
+APART = {CLUSTER: "lmech submit", COMPARISON: "lmech compare"}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -74,8 +76,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     A parameter of a section's ``_target_`` is a key even where the preset leaves it out.
     """
     for text in overrides:
-        if is_clusters(text):
-            raise ConfigError(f"{text} goes with lmech submit: no job has it")
+        command = APART.get(_key(text).partition(".")[0])
+        if command:
+            raise ConfigError(f"{text} goes with {command}: no job has it")
         if _key(text) in groups():
             _check_option(*text.split("=", 1))
     config = without_strangers(_compose(tuple(spelled(overrides, overrides))), overrides)
@@ -90,20 +93,35 @@ def is_clusters(text: str) -> bool:
 
 
 def cluster(overrides: Sequence[str]) -> Config:
-    """What ``cluster=NAME`` and ``cluster.KEY=VALUE`` make, checked. Raises ConfigError.
+    """What ``cluster=NAME`` and ``cluster.KEY=VALUE`` make, checked. Raises ConfigError."""
+    return values.call(CLUSTER, _apart_from_jobs(CLUSTER, overrides, "slurm")[1])
+
+
+def comparison(overrides: Sequence[str]) -> tuple[str, Config]:
+    """The name and the section of ``comparison=NAME`` and ``comparison.KEY=VALUE``.
+
+    Its keys are checked, values are not. Raises ConfigError, also where no NAME is given.
+    """
+    if not any(_key(text) == COMPARISON for text in overrides):
+        raise ConfigError("comparison=NAME is missing, as in comparison=linear_path")
+    return _apart_from_jobs(COMPARISON, overrides, "")
+
+
+def _apart_from_jobs(group: str, overrides: Sequence[str], usual: str) -> tuple[str, Config]:
+    """The chosen option of a group that no job has, and its section with these overrides.
 
     Composed by itself, so that a project's own may start from ours: ``defaults: [slurm, _self_]``.
     """
     values_of = {parsed.key_or_group: parsed.value() for parsed in parse(overrides)}
-    option = str(values_of.pop(CLUSTER, "slurm"))
-    _check_option(CLUSTER, option)
-    name = f"{CLUSTER}/{option}"
+    option = str(values_of.pop(group, usual))
+    _check_option(group, option)
+    name = f"{group}/{option}"
     known = dict(_walk(plain(_compose((), name)), ()))
     settable = {".".join(path): value for path, value in known.items()}
     for key in values_of:
         check_key(key, settable)
-    rest = tuple(text for text in overrides if _key(text) != CLUSTER)
-    return values.call(CLUSTER, plain(_compose(rest, name))[CLUSTER])
+    rest = tuple(text for text in overrides if _key(text) != group)
+    return option, plain(_compose(rest, name))[group]
 
 
 def _drop_unchosen(config: DictConfig, override: Override) -> None:

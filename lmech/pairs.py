@@ -124,22 +124,27 @@ def identity(comparison: Comparison) -> str:
 
 def left(sweep: Path, entries: Sequence[Entry], comparison: Comparison) -> list[Pair]:
     """The pairs that have not been compared."""
-    table = _table(sweep, comparison)
-    columns = [table[label].to_pylist() for label in LABELS] if table else []
+    there = _table(sweep, comparison)
+    columns = [there[label].to_pylist() for label in LABELS] if there else []
     known = {Pair(*row) for row in zip(*columns, strict=True)}
     return [pair for pair in wanted(sweep, entries, comparison) if pair not in known]
+
+
+def table(sweep: Path, name: str) -> Path:
+    """Where a comparison's numbers lie."""
+    return sweep / FOLDER / f"{name}.parquet"
 
 
 def _table(sweep: Path, comparison: Comparison) -> Any:
     """What there is of this very comparison; None where there is nothing."""
     import pyarrow.parquet as pq  # noqa: PLC0415 most sweeps compare nothing
 
-    path = sweep / FOLDER / f"{comparison.name}.parquet"
+    path = table(sweep, comparison.name)
     if not path.is_file():
         return None
-    table = pq.read_table(path)
-    same = (table.schema.metadata or {}).get(IDENTITY) == identity(comparison).encode()
-    return table if same else None
+    there = pq.read_table(path)
+    same = (there.schema.metadata or {}).get(IDENTITY) == identity(comparison).encode()
+    return there if same else None
 
 
 def write(sweep: Path, comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -147,8 +152,8 @@ def write(sweep: Path, comparison: Comparison, rows: Sequence[Mapping[str, Any]]
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    before, table = _table(sweep, comparison), pa.Table.from_pylist(list(rows))
-    whole = pa.concat_tables([before, table], promote_options="permissive") if before else table
+    before, new = _table(sweep, comparison), pa.Table.from_pylist(list(rows))
+    whole = pa.concat_tables([before, new], promote_options="permissive") if before else new
     whole = whole.replace_schema_metadata({IDENTITY: identity(comparison).encode()})
-    path = sweep / FOLDER / f"{comparison.name}.parquet"
+    path = table(sweep, comparison.name)
     atomically(path, lambda temporary: pq.write_table(whole, temporary, compression="zstd"))

@@ -265,8 +265,8 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     return list(section.claims)
 
 
-def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> None:
-    """Compare the pairs of a sweep's finished runs that have not been, from their kept weights."""
+def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> int:
+    """Compare the pairs of a sweep's finished runs that have not been; how many there were."""
     entries = manifest.read(folder) if comparisons else []
     left = [(one, pairs.left(folder, entries, one)) for one in comparisons]
     todo = [(one, own) for one, own in left if own]
@@ -274,6 +274,7 @@ def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> None:
         from lmech import comparing
 
         comparing.compare(folder, todo)
+    return sum(len(own) for _, own in todo)
 
 
 CLAIMS = "claims.json"

@@ -3,13 +3,24 @@
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 
-from lmech import building, collecting, comparing, manifest, member, pairs, planning, reproducing
+from lmech import (
+    building,
+    catalogue,
+    collecting,
+    comparing,
+    manifest,
+    member,
+    pairs,
+    planning,
+    reproducing,
+)
 from lmech.cli import main
 from lmech.comparisons.paths import layer_averages, linear_path, path_curvature
 from lmech.disk import read_weights
@@ -171,6 +182,44 @@ def test_a_model_without_units_that_may_change_places_says_so(elsewhere):
     (found,) = elsewhere.glob("outputs/run/*/manifest.jsonl")
     with pytest.raises(ConfigError, match=r"^comparisons\.line: no units of this model may change"):
         compare(found.parent, line={**LINE, "align": "weights"})
+
+
+# From the command line
+
+
+@pytest.mark.parametrize("preset", catalogue.groups()["comparison"])
+def test_every_preset_is_asked_of_a_sweep_once(sweep, preset, capsys):
+    for counts in ("6 pairs compared, 0 were", "0 pairs compared, 6 were"):
+        capsys.readouterr()
+        assert main(["compare", "outputs", f"comparison={preset}", "comparison.align=none"]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"{sweep.relative_to(Path.cwd())}: {counts}; {last.rpartition(' ')[2]}"
+    numbers = pd.read_parquet(last.rpartition(" ")[2]).drop(columns=list(pairs.LABELS))
+    assert len(numbers) == 6
+    assert all(np.isfinite(np.stack(numbers[name])).all() for name in numbers)
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "outputs", "comparison.align=none"], "comparison=NAME is missing, as in"),
+        (["compare", "outputs", "comparison=line_path"], "did you mean 'linear_path'"),
+        (["compare", "outputs", "comparison=linear_path", "comparison.algin=none"], "did you mean"),
+        (["compare", "outputs", "comparison=linear_path", "comparison.align=no"], "align=no"),
+        (["comparison=linear_path"], "comparison=linear_path goes with lmech compare"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words, message, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_where_no_two_runs_make_a_pair_the_exit_code_says_so(sweep):
+    alone = (sweep / manifest.NAME).read_text().splitlines()[0]
+    (sweep / manifest.NAME).write_text(alone + "\n")
+    assert main(["compare", "outputs", "comparison=linear_path"]) == 1
 
 
 # The comparisons themselves, on two draws of a net

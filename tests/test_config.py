@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmech import catalogue, config, planning, sweeps, validation
+from lmech import catalogue, config, pairs, planning, sweeps, validation
 from lmech.values import ConfigError
 
 # What the user wrote, and what the message must contain.
@@ -86,6 +86,9 @@ def test_every_option_of_every_group_composes_and_is_described():
             choice = f"{group}=[{option}]" if group == "observables" else f"{group}={option}"
             if group == config.CLUSTER:  # no job's
                 assert config.cluster([choice])
+            elif group == config.COMPARISON:
+                name, node = config.comparison([choice])
+                assert pairs.parse({name: node})
             else:
                 assert config.resolve(config.compose([choice]))
             assert catalogue.describe(group, option)

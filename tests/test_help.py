@@ -51,6 +51,9 @@ def test_the_examples_of_a_command_are_of_it_and_their_words_are_keys(command, c
         words = [word for word in shlex.split(example) if re.fullmatch(r"[\w.]+=.*", word)]
         own = [word for word in words if config.is_clusters(word)]
         assert not own or (command == "submit" and config.cluster(own))
+        if command == "compare":
+            own = words
+            assert config.comparison(own)
         if command != "resume":
             launching.jobs_of([word for word in words if word not in own], multirun=True)
         else:

@@ -15,8 +15,11 @@ from lmech.plotting import colors
 LINES = {"naive": "as trained", "random": "permuted at random", "matched": "weights matched"}
 """The comparisons along the line."""
 LAYERS = {"hidden_1": "first layer", "hidden_2": "second", "readout": "readout", "all": "all three"}
-NUMBERS = ("test_loss_barrier", "train_loss_barrier", "test_accuracy_midpoint")
-NUMBERS += ("train_accuracy_midpoint",)
+NUMBERS = [
+    f"{split}_{number}"
+    for split in ("test", "train")
+    for number in ("loss_barrier", "accuracy_midpoint")
+]
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
@@ -43,13 +46,13 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat([rows, pd.DataFrame(trends)], ignore_index=True)
 
 
-def _others(run: Run) -> list[dict[str, Mapping[str, Any]]]:
+def _others(run: Run) -> list[dict[str, dict[str, Any]]]:
     """What was measured of the run and each of its partners, by comparison."""
-    tables = {name: own.set_index("other").to_dict("index") for name, own in run.pairs.items()}
-    partners = dict.fromkeys(other for own in tables.values() for other in own)
-    return [
-        {name: {"other": other, **own[other]} for name, own in tables.items()} for other in partners
-    ]
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, own in run.pairs.items():
+        for row in own.to_dict("records"):
+            found.setdefault(row["other"], {})[name] = {str(key): row[key] for key in row}
+    return list(found.values())
 
 
 def _pair(

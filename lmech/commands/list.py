@@ -124,9 +124,9 @@ def _print_option(group: str, option: str) -> None:
         print()
         show(rows, ("key", "default", "type", "what it is"))
     choice = f"'{group}=[{option}]'" if group == "observables" else f"{group}={option}"
-    multi = "-m " if group == "sweep" else ""
+    before = {"sweep": "-m ", "comparison": "compare outputs "}.get(group, "")
     first = next((f" {row.key}={row.default}" for row in rows if " " not in row.default), "")
-    print(f"\nlmech {multi}{choice}{first if group != 'sweep' else ''}")
+    print(f"\nlmech {before}{choice}{first if group != 'sweep' else ''}")
 
 
 def _print_experiment(found: "Experiment") -> None:
