@@ -148,7 +148,8 @@ def _jitted(program: Program, compare: Compare) -> Any:
     """The comparison as one program of two visits."""
 
     def compared(a: Visit, b: Visit, aligned: Params, data: Data) -> Mapping[str, Any]:
-        return compare(*(member.visited(program, *visit, data) for visit in (a, b)), aligned)
+        one, other = (member.visited(program, *visit, data) for visit in (a, b))
+        return compare(one, other, aligned)
 
     return jax.jit(compared)
 

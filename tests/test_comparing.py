@@ -149,6 +149,17 @@ def test_snapshots_are_compared_step_by_step(sweep):
     assert drawn[0] > drawn[1]
 
 
+def test_children_of_a_snapshot_that_differ_in_their_minibatches_alone_are_pairs(sweep):
+    job = manifest.read(sweep)[0]["id"]
+    words = [*SWEEP, "batch_size=20", "name=children", "seeds.batches=1,2"]
+    assert main(["-m", *words, f"init_from={job}@0,{job}@2"]) == 0
+    (found,) = Path("outputs/children").iterdir()
+    runs = compare(found, line={**LINE, "between": "seeds.batches"})
+    rows = [(run, pair) for run in runs for pair in run.pairs["line"].to_dict("records")]
+    assert [run.overrides["init_from"] for run, _ in rows] == [f"{job}@0", f"{job}@2"]
+    assert all(pair["distance"] > 0 for _, pair in rows)
+
+
 def test_a_run_that_diverged_has_no_partner(sweep):
     entries = manifest.read(sweep)
     result = sweep / entries[0]["id"] / "result.json"
