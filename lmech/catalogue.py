@@ -33,7 +33,7 @@ def _options(own: Project | None) -> dict[str, list[str]]:
     ours = _found(paths.conf())
     theirs = {} if own is None else _found(own.conf)
     for group in theirs.keys() - ours.keys():  # others may hold what an experiment's defaults name
-        hint = nearest(group, ours)
+        hint = nearest(group, ours, least=0.75)  # `common` is no mistyped `comparison`
         if hint and own is not None:
             place = project.shown(own.conf / group)
             raise ConfigError(f"{place}: no group of that name{hint}")

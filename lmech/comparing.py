@@ -53,14 +53,9 @@ def compare(sweep: Path, left: Left) -> None:
 
 def _group(entries: Mapping[str, Entry], comparison: pairs.Comparison, pair: Pair) -> str:
     """The program of a pair. Raises ConfigError where there are two."""
-    one, other = (entries[job] for job in (pair.job, pair.other))
-    if one["group"] != other["group"]:
-        keys = ", ".join(comparison.between)
-        raise ConfigError(
-            f"comparisons.{comparison.name}.between: {keys} makes another program, and two "
-            "states of one are compared: choose keys of inputs (lmech plan names them)"
-        )
-    return str(one["group"])
+    one, other = (str(entries[job]["group"]) for job in (pair.job, pair.other))
+    pairs.check_program(comparison, one, other)
+    return one
 
 
 class Visit(NamedTuple):

@@ -18,11 +18,11 @@ SYNONYMS = {
 }
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or nothing."""
+def nearest(word: str, candidates: Iterable[str], least: float = 0.6) -> str:
+    """``; did you mean 'x'?``, or nothing where no spelling is as alike as ``least``."""
     scores = {candidate: _likeness(word, candidate) for candidate in candidates}
     best = max(scores, key=lambda candidate: scores[candidate], default="")
-    return f"; did you mean '{best}'?" if best and scores[best] >= (0.0, 0.6) else ""
+    return f"; did you mean '{best}'?" if best and scores[best] >= (0.0, least) else ""
 
 
 def _likeness(word: str, candidate: str) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from lmech import formats, planning, snapshots, values
 from lmech.disk import atomically, read_json
 from lmech.hints import nearest
 from lmech.manifest import Entry
+from lmech.planning import Job
 from lmech.values import Config, ConfigError
 
 FOLDER = "comparisons"
@@ -70,28 +71,65 @@ def _parsed(name: str, node: Any) -> Comparison:
     )
 
 
+def check(comparisons: Sequence[Comparison], jobs: Sequence[Job]) -> None:
+    """Before anything is trained: raise ConfigError for keys ``between`` which no runs differ in.
+
+    That is no key of the sweep, or one that makes another program.
+    """
+    for comparison in comparisons:
+        overrides = {job.id: job.overrides for job in jobs}
+        groups = {job.id: planning.group_id(job.config) for job in jobs}
+        for one, other in _alike(overrides, comparison):
+            check_program(comparison, groups[one], groups[other])
+
+
+def check_program(comparison: Comparison, one: str, other: str) -> None:
+    """Raise ConfigError unless two runs' programs are one."""
+    if one != other:
+        keys = ", ".join(comparison.between)
+        raise ConfigError(
+            f"comparisons.{comparison.name}.between: {keys} makes another program, and two "
+            "states of one are compared: choose keys of inputs (lmech plan names them)"
+        )
+
+
+def _alike(
+    overrides: Mapping[str, Mapping[str, Any]], comparison: Comparison
+) -> list[tuple[str, str]]:
+    """Every two jobs, by id, whose overrides differ in the keys ``between`` and in no other.
+
+    Raises ConfigError where the sweep has no such key.
+    """
+    swept = {key for own in overrides.values() for key in own}
+    for key in comparison.between:
+        if key not in swept:
+            place = f"comparisons.{comparison.name}.between={key}"
+            raise ConfigError(f"{place}: the sweep has no such key{nearest(key, swept)}")
+    alike: dict[Hashable, list[str]] = {}
+    for job, own in overrides.items():
+        others = {key: own[key] for key in own if key not in comparison.between}
+        alike.setdefault(planning.digest(others), []).append(job)
+    return [
+        (one, other)
+        for group in alike.values()
+        for one, other in combinations(group, 2)
+        if all(overrides[one][key] != overrides[other][key] for key in comparison.between)
+    ]
+
+
 def wanted(sweep: Path, entries: Sequence[Entry], comparison: Comparison) -> list[Pair]:
     """Every two finished runs whose overrides differ in the keys ``between`` and in no other.
 
     A run that diverged has no partner. Raises ConfigError where ``between`` is no swept key, and
     for steps whose weights were not kept.
     """
-    swept = {key for one in entries for key in one["overrides"]}
-    for key in comparison.between:
-        if key not in swept:
-            place = f"comparisons.{comparison.name}.between={key}"
-            raise ConfigError(f"{place}: the sweep has no such key{nearest(key, swept)}")
-    alike: dict[Hashable, list[Entry]] = {}
-    for entry in entries:
-        others = {k: v for k, v in entry["overrides"].items() if k not in comparison.between}
-        if _end(sweep / entry["id"]) is not None:
-            alike.setdefault(planning.digest(others), []).append(entry)
+    pairs = _alike({entry["id"]: entry["overrides"] for entry in entries}, comparison)
+    ended = {job: _end(sweep / job) for job in {job for pair in pairs for job in pair}}
     return [
-        Pair(one["id"], other["id"], *steps)
-        for group in alike.values()
-        for one, other in combinations(group, 2)
-        if all(one["overrides"][key] != other["overrides"][key] for key in comparison.between)
-        for steps in _steps(sweep, one["id"], other["id"], comparison)
+        Pair(one, other, *steps)
+        for one, other in pairs
+        if ended[one] is not None and ended[other] is not None
+        for steps in _steps(sweep, one, other, comparison)
     ]
 
 

@@ -128,6 +128,7 @@ def reproduce(name: str, scale: str, overrides: Sequence[str], command: str) -> 
     """Run an experiment's sweep (what is not finished of it) and judge its claims."""
     experiment = load(name, scale, overrides)
     jobs = planning.expand(experiment.overrides, experiment.sweep)
+    pairs.check(experiment.comparisons, jobs)
     folder = planning.folder(jobs)
     request = {"command": command, "title": "", "experiment": name, "scale": scale}
     with _at_work(jobs[0].config, folder) as show:

@@ -188,6 +188,14 @@ def test_a_mistake_is_one_line_that_names_the_comparison(sweep, change, message)
     assert "\n" not in str(error.value)
 
 
+def test_keys_that_make_no_pairs_are_told_before_anything_is_trained():
+    jobs = planning.expand(SWEEP, {"model.activation": ["tanh", "relu"], "seed": [0, 1]})
+    pairs.check(pairs.parse({"line": LINE}), jobs)
+    for key, message in [("sed", "the sweep has no such key"), ("model.activation", "program")]:
+        with pytest.raises(ConfigError, match=message):
+            pairs.check(pairs.parse({"line": {**LINE, "between": key}}), jobs)
+
+
 def test_a_model_without_units_that_may_change_places_says_so(elsewhere):
     assert main(["-m", *SWEEP, "model.depth=0", "seed=0,1"]) == 0
     (found,) = elsewhere.glob("outputs/run/*/manifest.jsonl")

@@ -30,6 +30,7 @@ def run(job, width, seed, others, activation="relu", scale=1.0):
         for name, own in found.items()
     }
     settings = {"seed": seed, "model": {"width": width, "activation": activation}}
+    settings["observables"] = {"test_loss": {}}
     return Run(job, {}, settings, {"status": "done"}, pd.DataFrame(), tables)
 
 
@@ -62,6 +63,18 @@ def test_the_trend_is_of_means_over_the_pairs_of_a_width():
     (trend,) = rows[rows["row"] == "trend"].to_dict("records")
     assert (trend["activation"], trend["seeds"]) == ("relu", [0, 1, 2])
     assert [trend[f"{name}_growth"] for name in BARRIERS] == pytest.approx([0.5] * 3)
+
+
+def test_without_pairs_and_beside_a_diverged_run_claims_are_undetermined():
+    listed = reproducing.load("mode_connectivity", "default", []).claims
+    losses = pd.DataFrame({"step": [0, 1], "test_loss": [2.0, 1.0]})
+    alone = [run("a", 512, 0, [])._replace(pairs={}, metrics=losses)]
+    diverged = [run("z", 512, 0, [])._replace(result={"status": "diverged"})]
+    pair = [run("a", 512, 0, ["b"]), run("b", 512, 1, [])]
+    for runs in (alone, [*pair, *diverged]):
+        rows = mode_connectivity.measure(runs)
+        assert claims.judge(listed[1], rows)["verdict"] == "undetermined"
+    assert mode_connectivity.figure(alone, mode_connectivity.measure(alone)) is not None
 
 
 def test_the_claims_are_judged_of_the_rows_that_they_name():

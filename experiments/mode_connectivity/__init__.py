@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lmech.collecting import Run
-from lmech.plotting import colors
+from lmech.plotting import colors, curves
 
 LINES = {"naive": "as trained", "random": "permuted at random", "matched": "weights matched"}
 """The comparisons along the line."""
@@ -20,6 +20,11 @@ NUMBERS = [
     for split in ("test", "train")
     for number in ("loss_barrier", "accuracy_midpoint")
 ]
+
+COLUMNS = ["row", "jobs", "seeds", "width", "activation", "output_change", "deficit", "curvature"]
+COLUMNS += ["kinks", "layer_ratio", *(f"{layer}_test_loss" for layer in LAYERS)]
+COLUMNS += [f"{line}_{number}" for line in LINES for number in (*NUMBERS, "test_ratio")]
+COLUMNS += [f"{line}_{number}" for line in LINES for number in ("train_ratio", "growth")]
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
@@ -37,13 +42,15 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
     ``trend``: one an activation with several widths; ``…_growth``, the largest quotient of the
     barrier's mean at one width and the next smaller one.
+
+    A run that diverged has no pairs, and a row of its own without values.
     """
     seeds = {run.job: run.config["seed"] for run in runs}
     pairs = [_pair(run, other, seeds) for run in runs for other in _others(run)]
-    rows = pd.DataFrame([{"row": "pair", **pair} for pair in pairs])
+    diverged = [_setting([run]) for run in runs if run.result["status"] != "done"]
+    rows = pd.DataFrame([*pairs, *diverged], columns=COLUMNS).assign(row="pair")
     several = [own for _, own in rows.groupby("activation") if own["width"].nunique() > 1]
-    trends = [_trend(own) for own in several]
-    return pd.concat([rows, pd.DataFrame(trends)], ignore_index=True)
+    return pd.DataFrame([*rows.to_dict("records"), *map(_trend, several)], columns=COLUMNS)
 
 
 def _others(run: Run) -> list[dict[str, dict[str, Any]]]:
@@ -55,16 +62,25 @@ def _others(run: Run) -> list[dict[str, dict[str, Any]]]:
     return list(found.values())
 
 
+def _setting(runs: Sequence[Run]) -> dict[str, Any]:
+    """Of runs that differ in their seed alone."""
+    return {
+        "jobs": [run.job for run in runs],
+        "seeds": [run.config["seed"] for run in runs],
+        "width": runs[0].config["model"]["width"],
+        "activation": runs[0].config["model"]["activation"],
+    }
+
+
 def _pair(
     run: Run, found: Mapping[str, Mapping[str, Any]], seeds: Mapping[str, int]
 ) -> dict[str, Any]:
     naive, matched, random = (found[name] for name in ("naive", "matched", "random"))
     curvature, layers = found["curvature"], found["layers"]
     row = {
+        **_setting([run]),
         "jobs": [run.job, naive["other"]],
         "seeds": [run.config["seed"], seeds[naive["other"]]],
-        "width": run.config["model"]["width"],
-        "activation": run.config["model"]["activation"],
         "output_change": max(matched["output_change"], random["output_change"]),
         "deficit": curvature["deficit"],
         "curvature": curvature["curvature"],
@@ -94,10 +110,15 @@ def _trend(pairs: pd.DataFrame) -> dict[str, Any]:
 
 
 def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
-    """The line at the largest width; barriers against width; curvature; layer by layer."""
+    """The line at the largest width; barriers against width; curvature; layer by layer.
+
+    Without pairs, the runs' curves.
+    """
+    pairs = measurements[measurements["row"] == "pair"].dropna(subset="deficit")
+    if not len(pairs):
+        return curves(runs)
     fig = Figure(figsize=(13, 3.3), layout="constrained", dpi=110)
     line, width, curved, layers = fig.subplots(1, 4)
-    pairs = measurements[measurements["row"] == "pair"]
     relu = pairs[pairs["activation"] == "relu"]
     widest = relu["width"].max()
     shown = [run for run in runs if run.config["model"]["width"] == widest]
@@ -118,8 +139,8 @@ def figure(runs: Sequence[Run], measurements: pd.DataFrame) -> Figure:
 def _along(axis: Axes, runs: Sequence[Run]) -> None:
     """A line a pair, a colour an order of the second net's units."""
     for (name, label), color in zip(LINES.items(), colors(len(LINES)), strict=True):
-        curves = [pair for run in runs for pair in run.pairs[name].to_dict("records")]
-        for number, pair in enumerate(curves):
+        pairs = [pair for run in runs for pair in run.pairs[name].to_dict("records")]
+        for number, pair in enumerate(pairs):
             told = label if number == 0 else None
             axis.plot(pair["position"], pair["test_loss"], lw=1.2, color=color, label=told)
     axis.set(xlabel="position t on the line from one to the other", ylabel="test loss (nats)")
