@@ -77,9 +77,9 @@ def _of_program(sweep: Path, entries: Mapping[str, Entry], asked: Left) -> list[
         whole = building.extent(configs, building.load_data(configs[0]))
         room = (entries[jobs[0]]["execution"] or {}).get("room")
         setup = building.build(configs, whole=whole._replace(room=Room(*room) if room else None))
-        start = setup.params
-        if start is None:
-            start = programs.initial_weights(setup.program, setup.inputs)
+        if setup.program.subspace is not None:
+            raise ConfigError("runs in a subspace have coordinates of their own: nothing to compare")
+        start = programs.initial_weights(setup.program, setup.inputs, setup.params)
         compiled: dict[Any, Any] = {}
         found = []
         for comparison, own in asked:
