@@ -29,10 +29,14 @@ COMPARISON = "an lmech.comparisons.Comparison"
 def compare(sweep: Path, left: Left) -> None:
     """Measure these pairs of a sweep and add them to its tables.
 
-    Raises ConfigError for a pair of two programs, and with the comparison's name for what it
-    raises.
+    Raises ConfigError for a pair of two programs, for a job that would not be today what it was,
+    and with the comparison's name for what it raises.
     """
     entries = {entry["id"]: entry for entry in manifest.read(sweep)}
+    for job in dict.fromkeys(job for _, own in left for pair in own for job in pair[:2]):
+        what = manifest.changed(entries[job])
+        if what:
+            raise ConfigError(f"job {job}: its {what} changed since its manifest was written")
     groups: dict[str, Left] = {}
     for comparison, own in left:
         for group in dict.fromkeys(_group(entries, comparison, pair) for pair in own):

@@ -188,6 +188,13 @@ def test_a_mistake_is_one_line_that_names_the_comparison(sweep, change, message)
     assert "\n" not in str(error.value)
 
 
+def test_a_run_whose_data_or_code_changed_is_not_compared(sweep):
+    file = sweep / manifest.NAME
+    file.write_text(file.read_text().replace('"train_size": 60', '"train_size": 61'))
+    with pytest.raises(ConfigError, match="its data changed since its manifest was written"):
+        compare(sweep, line=LINE)
+
+
 def test_keys_that_make_no_pairs_are_told_before_anything_is_trained():
     jobs = planning.expand(SWEEP, {"model.activation": ["tanh", "relu"], "seed": [0, 1]})
     pairs.check(pairs.parse({"line": LINE}), jobs)
