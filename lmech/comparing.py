@@ -82,7 +82,7 @@ def _of_program(sweep: Path, entries: Mapping[str, Entry], asked: Left) -> list[
         room = (entries[jobs[0]]["execution"] or {}).get("room")
         setup = building.build(configs, whole=whole._replace(room=Room(*room) if room else None))
         if setup.program.subspace is not None:
-            raise ConfigError("runs in a subspace have coordinates of their own: nothing to compare")
+            raise ConfigError("runs in a subspace have coordinates of their own: not comparable")
         start = programs.initial_weights(setup.program, setup.inputs, setup.params)
         compiled: dict[Any, Any] = {}
         found = []

@@ -213,8 +213,15 @@ def test_a_model_without_units_that_may_change_places_says_so(elsewhere):
 # From the command line
 
 
-def test_runs_in_subspaces_have_nothing_to_compare(elsewhere, capsys):
-    words = ["dataset.train_size=40", "model.width=4", "steps=2", "observables=[loss]", "subspace=3"]
+@pytest.mark.usefixtures("elsewhere")
+def test_runs_in_subspaces_have_nothing_to_compare(capsys):
+    words = [
+        "dataset.train_size=40",
+        "model.width=4",
+        "steps=2",
+        "observables=[loss]",
+        "subspace=3",
+    ]
     assert main(["-m", *words, "seed=0,1"]) == 0
     assert main(["compare", "outputs", "comparison=linear_path"]) == 2
     assert "coordinates of their own" in capsys.readouterr().err
