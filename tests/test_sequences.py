@@ -251,6 +251,7 @@ REFUSED = {
     "input_jacobian": "input_jacobian differentiates in the inputs",
     "attention_logits": "attention_logits looks at layers whose path ends in 'attention/logits'",
     "dead_units": "dead_units looks at the layers whose name starts with 'activation'",
+    "kernel_descent": "kernel_descent takes outputs",
     "distinct_units": "distinct_units looks at the layers whose name starts with 'activation'",
 }
 
