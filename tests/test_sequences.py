@@ -248,6 +248,7 @@ REFUSED = {
     "progress_measures": "progress_measures take pairs of tokens",
     "neural_collapse": "neural_collapse needs one class an example",
     "class_geometry": "class_geometry needs one class an example",
+    "outlier_overlap": "outlier_overlap needs one class label an example",
     "input_jacobian": "input_jacobian differentiates in the inputs",
     "attention_logits": "attention_logits looks at layers whose path ends in 'attention/logits'",
     "dead_units": "dead_units looks at the layers whose name starts with 'activation'",
