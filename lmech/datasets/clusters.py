@@ -18,9 +18,10 @@ def gaussian_clusters(
     dimension: Annotated[int, Ge(1)] = 30,
     separation: Annotated[FiniteFloat, Ge(0)] = 5.0,
     imbalance: Annotated[FiniteFloat, Ge(1)] = 1.0,
+    spread: Annotated[FiniteFloat, Ge(0)] = 1.0,
     data_seed: Annotated[int, Ge(0)] = 0,
 ) -> Data:
-    """X = μ_ks + z of class k, z ~ N(0, I), with ``clusters`` centres μ_ks to each class.
+    """X = μ_ks + ``spread`` z of class k, z ~ N(0, I), ``clusters`` centres μ_ks to each class.
 
     Centres are drawn evenly from the sphere of radius ``separation``, and a class's clusters are
     equally large. Training classes are as large as each other (up to one example) unless
@@ -36,7 +37,7 @@ def gaussian_clusters(
         bounds = np.round(np.cumsum(shares) / shares.sum() * count).astype(int)
         y = np.searchsorted(bounds, np.arange(count), side="right")
         place = np.arange(count) % clusters
-        x = centres[y, place] + generator.standard_normal((count, dimension))
+        x = centres[y, place] + spread * generator.standard_normal((count, dimension))
         order = generator.permutation(count)
         return Examples(x[order], y[order].astype(np.int32))
 
