@@ -94,6 +94,18 @@ def test_digits_without_a_test_image_are_an_error(size):
 # chebyshev
 
 
+def test_the_spread_of_gaussian_clusters_scales_what_lies_around_their_centres():
+    centres = gaussian_clusters(12, 6, clusters=1, spread=0.0)
+    for split in ("train", "test"):
+        at, narrow, wide = (
+            getattr(gaussian_clusters(12, 6, clusters=1, spread=spread), split).x
+            for spread in (0.0, 0.3, 1.0)
+        )
+        np.testing.assert_allclose(narrow - at, 0.3 * (wide - at), atol=1e-12)
+    lengths = np.linalg.norm(centres.train.x, axis=1)
+    np.testing.assert_allclose(lengths, 5.0)
+
+
 def test_gaussian_clusters_are_balanced_and_lie_around_centres_on_a_sphere():
     data = gaussian_clusters(
         *(6000, 60), classes=4, clusters=2, dimension=16, separation=40.0, data_seed=3
