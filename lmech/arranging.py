@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from lmech import building, checking, freezing, manifest, planning, tuning
 from lmech.freezing import Entries
-from lmech.member import Program, Room
+from lmech.inputs import Room
+from lmech.member import Program
 from lmech.numerics.precision import numerics
 from lmech.planning import Job
 

@@ -24,7 +24,8 @@ from lmech import (
 )
 from lmech.datasets import Data
 from lmech.disk import read_weights
-from lmech.member import NEVER, Carry, Feed, Inputs, Mode, Program, Room, Rows, Stop
+from lmech.inputs import NEVER, Inputs, Room, Rows, Stop
+from lmech.member import Carry, Feed, Mode, Program
 from lmech.numerics import trees
 from lmech.observables import Memory, Observable
 from lmech.problem import Params

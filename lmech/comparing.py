@@ -13,8 +13,9 @@ from lmech import building, compiling, manifest, member, mistakes, pairs, progra
 from lmech.building import Setup
 from lmech.comparisons import Comparison
 from lmech.datasets import Data
+from lmech.inputs import Room
 from lmech.manifest import Entry
-from lmech.member import Program, Room
+from lmech.member import Program
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
 from lmech.observables import State

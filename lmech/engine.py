@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from lmech.datasets import Data
+from lmech.inputs import Inputs
 from lmech.lanes import Lanes, Record, Saved, in_lanes, survivors
-from lmech.member import Inputs, Program
+from lmech.member import Program
 from lmech.numerics import trees
 from lmech.problem import Params
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from lmech.datasets import Data
-from lmech.member import Carry, Feed, Inputs, Program
+from lmech.inputs import Inputs
+from lmech.member import Carry, Feed, Program
 from lmech.numerics import trees
 from lmech.observables import Memory, Values
 from lmech.problem import Params

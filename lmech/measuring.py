@@ -26,8 +26,9 @@ from lmech import (
 from lmech.building import Setup
 from lmech.disk import read_json, read_yaml, write_json, write_table, write_yaml
 from lmech.engine import Visit
+from lmech.inputs import Room
 from lmech.manifest import Entry
-from lmech.member import Program, Room
+from lmech.member import Program
 from lmech.mistakes import one_line
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics

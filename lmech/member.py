@@ -11,63 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from lmech import mistakes, seeds
 from lmech.datasets import Data, Examples, take
+from lmech.inputs import NEVER, Inputs, Room, Stop
 from lmech.numerics import sharing, trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values, next_update
-from lmech.optimizers import Hyperparameters, Optimizer
+from lmech.optimizers import Optimizer
 from lmech.parametrization import Scales, coordinates, of_one_tensor, parametrize, restricted
 from lmech.problem import Params, Problem, loss_and_gradient
 
 Mode = Literal["map", "vmap", "loop"]
-
-
-class Stop(NamedTuple):
-    """Thresholds that end a member: losses at most, accuracies at least (∓∞: never)."""
-
-    train_loss: Any
-    train_accuracy: Any
-    test_loss: Any
-    test_accuracy: Any
-
-
-NEVER = Stop(-np.inf, np.inf, -np.inf, np.inf)
-
-
-class Rows(NamedTuple):
-    """Which of the N training examples count, and which do not; the rest of the room is filled."""
-
-    own: Any
-    """[M, most]: indices of those that count, in the observables' order, then zeros."""
-    left: Any
-    """[M, N − fewest]: the others', ascending, then zeros."""
-    count: Any
-    """[M]: how many count."""
-
-
-class Inputs(NamedTuple):
-    """What may differ between the members of one program; arrays with a leading member axis."""
-
-    seeds: Mapping[str, Any]
-    hyperparameters: Hyperparameters
-    scales: Scales
-    horizon: Any
-    stop: Stop
-    targets: Any = None
-    """The training targets [M, N, …], where they are a member's own (None: the dataset's)."""
-    rows: Rows | None = None
-    """The training examples that count (None: all do)."""
-
-
-class Room(NamedTuple):
-    """How many training examples count: of the member with the fewest, and with the most."""
-
-    fewest: int
-    most: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lmech import member
 from lmech.datasets import Data
-from lmech.member import Carry, Feed, Inputs, Program
+from lmech.inputs import Inputs
+from lmech.member import Carry, Feed, Program
 from lmech.numerics import sharing, trees
 from lmech.observables import Memory
 from lmech.problem import Params

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from lmech import engine, losses, member, optimizers, paths
 from lmech.datasets import Data
 from lmech.datasets.chebyshev import chebyshev
+from lmech.inputs import NEVER, Inputs
 from lmech.models.mlp import MLP
 from lmech.numerics import curvature, kernels, trees
 from lmech.numerics.precision import numerics
@@ -94,12 +95,12 @@ def descend(theta: list[float], rate: float, steps: Sequence[int]) -> Params:
         mode="map",
     )
     params = golden_params(theta)
-    inputs = member.Inputs(
+    inputs = Inputs(
         seeds=_repeated(dict.fromkeys(STREAMS, 0), members, "uint32"),
         hyperparameters=_repeated({"learning_rate": rate}, members, "float64"),
         scales=_repeated(complete(unscaled(params)), members, "float64"),
         horizon=np.asarray(steps, "int32"),
-        stop=_repeated(member.NEVER, members, "float64"),
+        stop=_repeated(NEVER, members, "float64"),
     )
 
     def rates(at: np.ndarray) -> np.ndarray:
