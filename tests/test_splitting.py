@@ -88,7 +88,7 @@ def test_static_keys_are_named_with_their_number_of_values(capsys, elsewhere):
     assert main(["plan", "--verify", "-m", *words]) == 0
     told = capsys.readouterr().out
     assert "static keys: model.width (2 values): 2 programs" in told
-    tried = splitting.variants(expanded("seed=0", "logger=none", "observables=[]"))
+    tried = splitting.variants(planning.expand([*TINY[:5], "logger=none", "observables=[]"], {}))
     assert f"verify: {len(tried)} keys of 2 programs leave the text unchanged" in told
     assert not list(elsewhere.iterdir())
 
