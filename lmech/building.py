@@ -277,7 +277,7 @@ def minibatches(
 ) -> Callable[[np.ndarray], np.ndarray] | None:
     """``steps [S] → indices [M, S, B]`` into the member's own, or None for full-batch training.
 
-    After a job's last step its minibatch stays that one.
+    After a job's last step it is the minibatch that the next one would have had.
     """
     size = configs[0]["batch_size"]
     if size is None:
@@ -285,7 +285,7 @@ def minibatches(
 
     def drawn(config: Config, rows: np.ndarray | None, steps: np.ndarray) -> np.ndarray:
         count = examples if rows is None else len(rows)
-        stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"] - 1)
+        stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"])
         draw = sampling.independent if config.get("replacement") else sampling.minibatches
         return draw(stream, steps // config.get("batch_repeats", 1), count, size)
 

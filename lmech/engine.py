@@ -1,9 +1,9 @@
 """The one training loop.
 
-A batch of members (jobs that share a program) trains in lanes, and in chunks of steps. A chunk is
-one compiled loop of fixed capacity whose number of steps is an input; it returns its metrics as
-arrays. The next chunk is dispatched before the last one's metrics are fetched. What a member does
-in it is ``member``'s.
+A batch of members (jobs that share a program) trains in lanes, and in chunks of rows: row t is
+about w_t, and a step follows each row but the last, at the horizon. A chunk is one compiled loop of
+fixed capacity whose number of rows is an input; it returns its metrics as arrays. The next chunk is
+dispatched before the last one's metrics are fetched. What a member does in it is ``member``'s.
 
 Run this inside ``numerics.precision.numerics()``.
 """
@@ -59,14 +59,18 @@ Event = Record | Saved | Snapshot | End
 def marks(
     every: Mapping[str, int], horizon: int, capacity: int, snapshots: Iterable[int] = ()
 ) -> list[int]:
-    """Steps at which a chunk starts: measurements, snapshots, never more than capacity apart."""
-    steps = {0, horizon, *(step for step in snapshots if step < horizon)}
+    """Steps at which a chunk starts: measurements, snapshots, never more than capacity apart.
+
+    The last chunk ends before what stands last.
+    """
+    end = horizon + 1  # the horizon has a row too
+    steps = {0, end, *(step for step in snapshots if step < end)}
     for cadence in every.values():
         if cadence > 1:
             steps |= set(range(0, horizon, cadence))
     ordered = sorted(steps)
     filled = [t for a, b in pairwise(ordered) for t in range(a, b, capacity)]
-    return [*filled, horizon]
+    return [*filled, end]
 
 
 def chunk_capacity(every: Mapping[str, int], horizon: int, longest: int) -> int:
@@ -119,7 +123,7 @@ def train(
         if start > begun and save():
             yield from _told(batch)
             yield Saved(start, batch.members, *batch.state())
-        if start in snapshots:
+        if start in snapshots and start < horizon:  # the last weights are told at the end
             yield _snapshot(start, batch)
         if program.mode == "vmap" and number % REVIEW == REVIEW - 1:
             yield from _review(batch, start)
@@ -132,7 +136,7 @@ def train(
             yield record
         if not running:
             break
-    batch.measure(program.every, horizon, due=True, last=True)
+    batch.measure(_between(program), horizon, due=True, last=True)
     yield from _told(batch)
     yield _end(batch, np.ones(len(batch.members), bool))
 
@@ -173,9 +177,14 @@ def revisit(
         yield from _told(batch)
 
 
+def _between(program: Program) -> list[str]:
+    """The observables that are measured between chunks, not at each row inside."""
+    return [name for name, every in program.every.items() if every > 1]
+
+
 def _due(program: Program, step: int) -> list[str]:
-    """The observables that are measured between chunks at this step."""
-    return [name for name, every in program.every.items() if every > 1 and step % every == 0]
+    """Those of them that are due at this step."""
+    return [name for name in _between(program) if step % program.every[name] == 0]
 
 
 def _told(batch: Lanes) -> Iterator[Record]:
@@ -189,7 +198,7 @@ def _review(batch: Lanes, step: int) -> Iterator[Event]:
     kept = survivors(batch.members, ended, batch.program.devices)
     if kept is None:
         return
-    batch.measure(batch.program.every, step, due=False, last=True)
+    batch.measure(_between(batch.program), step, due=False, last=True)
     yield from _told(batch)
     yield _end(batch, ended)
     batch.shrink(kept)

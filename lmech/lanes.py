@@ -116,7 +116,7 @@ class Lanes:
         self.carry, self.memories = self._placed((saved.carry, saved.memories))
 
     def _feeds(self, start: int, count: int) -> Feed:
-        steps = np.minimum(np.arange(start, start + count), self._horizon - 1)
+        steps = np.minimum(np.arange(start, start + count), self._horizon)
         return Feed(self._rates(steps), None if self._batches is None else self._batches(steps))
 
     def feeds(self, start: int, count: int) -> Feed:
@@ -133,14 +133,14 @@ class Lanes:
         feed = self.first(step) if names else None
         for name in names:
             carried, fixed = (self.memories[name],), (self._inputs, self.carry, feed)
-            self.memories[name], values, measured, at, ended, over = self.run.measure[name](
+            self.memories[name], values, measured, at, stops, over = self.run.measure[name](
                 carried, fixed, due, last, self._data
             )
-            self.carry = self.carry._replace(ended=ended)
+            self.carry = self.carry._replace(last=stops)
             self._pending.append(partial(_fetch_measured, self.members, values, measured, at, over))
 
     def chunk(self, start: int, stop: int) -> None:
-        """Dispatch the steps from ``start`` to ``stop``."""
+        """Dispatch the rows from ``start`` to before ``stop``."""
         inside = {n: m for n, m in self.memories.items() if self.program.every[n] == 1}
         fixed = (self._inputs, self.feeds(start, self.program.capacity))
         self.carry, updated, columns, rows, over = self.run.chunk(

@@ -1,8 +1,9 @@
 """One member of a batch: its state, its step, its chunk of steps, its measurements.
 
 Pure functions of (program, inputs, state); the engine runs them over the member axis. Observables
-with a cadence of 1 are measured inside the chunk's loop, the others by a program of their own, so
-that switching one on cannot change a bit of the training.
+with a cadence of 1 are measured inside the chunk's loop, whose last row is about the weights from
+which no step is taken; the others by a program of their own, so that switching one on cannot change
+a bit of the training.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class Program:
     batch_size: int | None
     microbatch: int | None
     capacity: int
-    """Most steps in a chunk."""
+    """Most rows in a chunk."""
     mode: Mode
     devices: int = 1
     """That share the lanes."""
@@ -68,7 +69,7 @@ class Feed(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """A member's state: it is at w_step, and stays there once ``ended``."""
+    """A member's state: it is at w_step, and stays there once that row is recorded (``ended``)."""
 
     params: Params
     origin: Params | None
@@ -82,6 +83,8 @@ class Carry(NamedTuple):
     """Of its learning rates, where they are not absolute."""
     time: jax.Array
     """Sum of the rates of the steps taken."""
+    last: jax.Array
+    """Whether the next row is its last: a threshold was met between two chunks."""
     ended: jax.Array
     finite: jax.Array
 
@@ -212,6 +215,7 @@ def start(program: Program, inputs: Inputs, params: Params | None) -> Carry:
         rate=rate,
         unit=None,
         time=jnp.zeros_like(rate),
+        last=jnp.zeros_like(ended),
         ended=ended,
         finite=jnp.ones_like(ended),
     )
@@ -257,7 +261,10 @@ def chunk(
     count: jax.Array,
     data: Data,
 ) -> tuple[Carry, dict[str, Memory], Values, jax.Array, jax.Array]:
-    """Up to ``count`` steps of one member: metrics [capacity], rows written, whether it ended."""
+    """Up to ``count`` rows of one member: metrics [capacity], rows written, whether it ended.
+
+    A step follows each row but its last one, at its horizon or where a threshold is met.
+    """
     own = _own(data, inputs)
 
     def measured(state: State, memories: dict[str, Memory]) -> tuple[dict[str, Memory], Values]:
@@ -277,10 +284,9 @@ def chunk(
         state = state._replace(evaluation=evaluation, gradient=gradient)
         memories, values = measured(state, memories)
         finite = jnp.isfinite(evaluation.loss)
-        ended = ~finite | _met(inputs.stop, values)
+        ended = ~finite | carry.last | (carry.step >= inputs.horizon) | _met(inputs.stop, values)
         carry = carry._replace(rate=feed.rate)
         carry = trees.select(ended, carry, _updated(carry, state))
-        ended |= carry.step >= inputs.horizon
         values = {"batch_loss": evaluation.loss, **values}
         return carry._replace(ended=ended, finite=finite), memories, values
 
@@ -320,11 +326,12 @@ def measure(
     last: jax.Array,
     data: Data,
 ) -> tuple[Memory, Values, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """One observable of one member between chunks; whether it was measured; whether it has ended.
+    """One observable of one member between chunks; whether it was measured; if its next row is its
+    last.
 
     A member that goes on is measured if it is ``due``. One that has ended is measured once more, at
     the ``last`` call, and its memory rests until then: what is recorded of it does not depend on
-    how long the others go on. The step and a second copy of ``ended`` are for the host. ``feed`` is
+    how long the others go on. The step and a copy of ``ended`` are for the host. ``feed`` is
     that of the step that comes next; who takes none is measured at the rate of its last one.
     """
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
@@ -338,8 +345,8 @@ def measure(
     measured = jnp.where(carry.ended, last & (inputs.horizon > 0), due)  # an empty lane has none
     memory, values = when(measured, lambda loop: observed(loop[0]), (memory, nothing))
     values = _named(name, values)
-    ended = carry.ended | (measured & _met(inputs.stop, values))
-    return memory, values, measured, _copy(carry.step), ended, _copy(ended)
+    stops = carry.last | (measured & _met(inputs.stop, values))
+    return memory, values, measured, _copy(carry.step), stops, _copy(carry.ended)
 
 
 def _first_feed(program: Program, inputs: Inputs) -> Feed:

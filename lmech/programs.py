@@ -122,7 +122,7 @@ def compiled(program: Program) -> Compiled:
         return _over_members(f, program, name, options)
 
     def measure(name: str, every: int) -> Callable[..., Any]:
-        """A cadence of 1 is measured inside the chunk, and here at the end alone."""
+        """A cadence of 1 is measured inside the chunk, and here at kept weights alone."""
         options = ONCE if every == 1 else None
         return over(partial(member.measure, program, name), f"measure_{name}", options)
 

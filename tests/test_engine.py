@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from problems import column, job, train
 
-from lmech import building, compiling, member, programs
+from lmech import building, compiling, engine, member, programs
 from lmech.problem import loss_and_gradient
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -133,6 +133,36 @@ def test_what_is_measured_of_either_split_stops_a_member_too(rule):
     met = min(step for step in free if sign * free[step] <= sign * free[first])
     assert end.step.tolist() == [met]
     assert max(column(recorder, 0, rule)) == met > 0
+
+
+def test_a_run_that_is_stopped_between_chunks_has_all_its_columns_there():
+    watched = ("steps=30", "observables=[loss,accuracy]", "observables.test_loss.every=10")
+    free, _ = train([job(*watched)])
+    recorder, end = train([job(*watched, f"stop.test_loss={column(free, 0, 'test_loss')[10]}")])
+    assert end.step.tolist() == [10]
+    for name in ("train_loss", "batch_loss", "train_accuracy", "test_loss"):
+        assert max(column(recorder, 0, name)) == 10
+        assert column(recorder, 0, name)[10] == column(free, 0, name)[10]
+
+
+def test_the_last_row_sees_the_minibatch_that_the_next_step_would_have_had():
+    split = ("batch_size=20", "optimizer.learning_rate=0.4")
+    short, _ = train([job("steps=7", *split)])
+    long, _ = train([job("steps=12", *split)])
+    ours, theirs = (column(recorder, 0, "batch_loss") for recorder in (short, long))
+    assert ours == {t: theirs[t] for t in range(8)}
+
+
+def test_what_is_measured_at_every_step_is_compiled_into_the_loop_alone():
+    config = job("observables=[loss,accuracy]", "observables.test_loss.every=5")
+    batch = building.build([config])
+    for _ in engine.train(*batch):
+        pass
+    compiled = programs.compiled(batch.program).measure
+    assert {"train_loss", "train_accuracy"} < compiled.keys()
+    assert {name for name, f in compiled.items() if f._cache_size()} == {
+        *("test_loss", "test_accuracy")  # of a cadence of their own
+    }
 
 
 def test_a_diverging_member_is_frozen_and_the_others_go_on():
