@@ -110,6 +110,29 @@ def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
     return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
 
 
+def general_momentum(
+    learning_rate: Any, momentum: Any, dampening: Any, nesterov: Any
+) -> optax.GradientTransformation:
+    """M ← βm + (1 − τ)g, w ← w − η(νg + (νβ + 1 − ν)m), from m = 0; β, τ and ν are numbers.
+
+    One program for gradient descent (β = τ = ν = 0), Polyak's momentum (τ = ν = 0), Nesterov's
+    (ν = 1, τ = 0) and the averaged one (τ = β, ν = 0): PyTorch's SGD, whose ``nesterov`` is a flag.
+    """
+    own = nesterov * momentum + 1 - nesterov
+
+    def update(updates: Tree, state: optax.TraceState, _: Tree = None) -> tuple[Tree, Any]:
+        def kept(g: jax.Array, m: jax.Array) -> jax.Array:
+            return momentum * m + (1 - dampening) * g
+
+        def step(g: jax.Array, m: jax.Array) -> jax.Array:
+            return -learning_rate * (nesterov * g + own * m)
+
+        trace = jax.tree.map(kept, updates, state.trace)
+        return jax.tree.map(step, updates, trace), optax.TraceState(trace)
+
+    return optax.GradientTransformation(optax.trace(0.0).init, update)
+
+
 def l2_momentum(
     learning_rate: Any, momentum: Any, weight_decay: Any
 ) -> optax.GradientTransformation:
@@ -207,6 +230,13 @@ def _sgd(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
     return Stability(_ones(params), _heavy_ball(arguments) / arguments["learning_rate"])
 
 
+def _general(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
+    """(2 + 2β)/(η(ν(1 + β) + (1 − τ)(νβ + 1 − ν))): where the iteration's eigenvalue passes −1."""
+    beta, tau, nu = (arguments[name] for name in ("momentum", "dampening", "nesterov"))
+    share = nu * (1 + beta) + (1 - tau) * (nu * beta + 1 - nu)
+    return Stability(_ones(params), (2 + 2 * beta) / (arguments["learning_rate"] * share))
+
+
 def _l2(arguments: Mapping[str, Any], _: Any, params: Tree) -> Stability:
     """The decay adds λ to every eigenvalue of H (where the parametrization decays all alike)."""
     threshold = _heavy_ball(arguments) / arguments["learning_rate"] - arguments["weight_decay"]
@@ -293,6 +323,7 @@ def _pooled(arguments: Mapping[str, Any], state: Any, params: Tree) -> Precondit
 GROWTH: dict[Any, Growth] = {
     optax.sgd: AS_GRADIENT,
     ema_momentum: AS_GRADIENT,
+    general_momentum: AS_GRADIENT,
     l2_momentum: AS_GRADIENT,
     optax.adam: ENTRYWISE,
     optax.adamw: ENTRYWISE,
@@ -308,6 +339,7 @@ GROWTH: dict[Any, Growth] = {
 RULES: dict[Any, StabilityRule] = {
     optax.sgd: _sgd,
     ema_momentum: _ema,
+    general_momentum: _general,
     l2_momentum: _l2,
     optax.adam: _adam,
     optax.adamw: _adam,

@@ -19,6 +19,14 @@ pytestmark = pytest.mark.usefixtures("x64")
 FLOAT64 = ("steps=40", "precision=float64")
 
 
+GENERAL = {
+    "_target_": "lmech.optimizers.general_momentum",
+    "momentum": 0.9,
+    "dampening": 0.0,
+    "nesterov": 0.0,
+}
+
+
 def trained(*overrides):
     """The weights after 40 steps."""
     _, end = train([job(*FLOAT64, *overrides)])
@@ -38,6 +46,19 @@ def test_polyak_is_averaged_momentum_at_the_rate_over_one_minus_beta():
     assert np.abs(other - there).max() > 1e-6 * np.abs(there).max()  # the bound would see 0.1 %
 
 
+@pytest.mark.parametrize(
+    ("own", "preset"),
+    [
+        (["optimizer.nesterov=1.0"], ["optimizer=nesterov"]),
+        (["optimizer.dampening=0.9"], ["optimizer=ema_momentum"]),
+    ],
+)
+def test_the_general_momentum_has_the_others_trajectories(own, preset):
+    there = trained(*preset, "optimizer.learning_rate=0.02")
+    same = trained("optimizer=general_momentum", *own, "optimizer.learning_rate=0.02")
+    np.testing.assert_allclose(same, there, rtol=0, atol=1e-12 * np.abs(there).max())
+
+
 def test_their_thresholds_are_then_the_same():
     arguments = {"momentum": 0.9, "beta": 0.9, "learning_rate": 0.02}
     polyak = optimizers.RULES[optax.sgd](arguments, None, {"w": jnp.ones(2)})
@@ -50,6 +71,7 @@ def test_their_thresholds_are_then_the_same():
     ("lane", "preset"),
     [
         (["optimizer=momentum", "optimizer.momentum=0.0"], ["optimizer=gd"]),
+        (["optimizer=general_momentum"], ["optimizer=momentum"]),
         (["optimizer=adamw", "optimizer.weight_decay=0.0"], ["optimizer=adam"]),
     ],
 )
@@ -60,7 +82,7 @@ def test_a_lane_without_momentum_or_decay_is_the_plain_optimizer_bit_for_bit(lan
 
 def run(r, loss, sharpness=None, warmup=0, nonfinite_at=None, seed=0, **optimizer):
     steps = len(loss) - 1
-    section = {"_target_": "optax.sgd", "learning_rate": 0.1, "momentum": 0.0, **optimizer}
+    section = {**GENERAL, "learning_rate": 0.1, "momentum": 0.0, **optimizer}
     config = {
         "seed": seed,
         "steps": steps,
@@ -114,10 +136,10 @@ def test_a_run_that_never_crosses_has_no_window_and_one_that_diverges_no_number(
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ({"_target_": "optax.sgd", "momentum": 0.0}, ("gd", 0.0)),
-        ({"_target_": "optax.sgd", "momentum": 0.9}, ("polyak", 0.9)),
-        ({"_target_": "optax.sgd", "momentum": 0.9, "nesterov": True}, ("nesterov", 0.9)),
-        ({"_target_": "lmech.optimizers.ema_momentum", "beta": 0.9}, ("ema", 0.9)),
+        ({**GENERAL, "momentum": 0.0}, ("gd", 0.0)),
+        (GENERAL, ("polyak", 0.9)),
+        ({**GENERAL, "nesterov": 1.0}, ("nesterov", 0.9)),
+        ({**GENERAL, "dampening": 0.9}, ("ema", 0.9)),
         ({"_target_": "optax.rmsprop"}, ("rmsprop", 0.0)),
         ({"_target_": "optax.adagrad"}, ("adagrad", 0.0)),
         ({"_target_": "optax.adamw", "b1": 0.5}, ("adam", 0.5)),
@@ -156,7 +178,7 @@ def test_every_claim_selects_rows_and_names_a_quantity():
 @pytest.mark.usefixtures("unread")
 def test_learning_rates_seeds_momenta_decays_and_warm_ups_are_lanes():
     _, jobs = expanded()
-    assert len(planning.group(jobs)) == 15
+    assert len(planning.group(jobs)) == 11
     assert {one.config["seed"] for one in jobs} == {0, 1, 2}
     names = {experiment.identified(one.config["optimizer"]) for one in jobs}
     assert names == set(experiment.NAMES)

@@ -16,6 +16,7 @@ PRESETS = (
     "momentum",
     "nesterov",
     "ema_momentum",
+    "general_momentum",
     "l2_momentum",
     "adam",
     "adamw",
@@ -23,6 +24,7 @@ PRESETS = (
     "adagrad",
     "scalar_rmsprop",
 )
+DECAYING = ("adamw", "l2_momentum")
 RATE = 0.37
 
 
@@ -62,13 +64,17 @@ def grows(transformation, curvature, steps=60_000):
 
 
 @pytest.mark.parametrize(
-    ("preset", "weight_decay"),
-    [*((preset, 0.0) for preset in PRESETS), ("adamw", 0.3), ("l2_momentum", 0.3)],
+    ("preset", "own"),
+    [
+        *((preset, {}) for preset in PRESETS if preset not in DECAYING),
+        *((preset, {"weight_decay": decay}) for preset in DECAYING for decay in (0.0, 0.3)),
+        ("general_momentum", {"nesterov": 1.0}),
+        ("general_momentum", {"dampening": 0.9}),
+        ("general_momentum", {"nesterov": 0.3, "dampening": 0.6}),
+    ],
 )
-def test_the_threshold_is_where_the_iteration_on_a_quadratic_diverges(preset, weight_decay):
-    decays = preset in ("adamw", "l2_momentum")
-    extra = [f"optimizer.weight_decay={weight_decay}"] if decays else []
-    optimizer, arguments = built(preset, *extra)
+def test_the_threshold_is_where_the_iteration_on_a_quadratic_diverges(preset, own):
+    optimizer, arguments = built(preset, *(f"optimizer.{key}={v}" for key, v in own.items()))
     adaptive = preset in ("adam", "adamw", "rmsprop", "adagrad", "scalar_rmsprop")
     transformation = frozen(preset, arguments) if adaptive else optimizer.transformation(arguments)
     state = optimizer.transformation(arguments).init(jnp.asarray(1.0))
@@ -90,6 +96,7 @@ FIRST_MOMENT = {
     "gd": lambda _, g: g,
     "momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
     "ema_momentum": lambda state, _: optimizers._find(state, optax.EmaState).ema,
+    "general_momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
     "l2_momentum": lambda state, _: optimizers._find(state, optax.TraceState).trace,
 }
 
@@ -97,8 +104,7 @@ FIRST_MOMENT = {
 @pytest.mark.parametrize("preset", FIRST_MOMENT)
 @pytest.mark.parametrize("steps", [1, 2, 30])
 def test_minus_rate_over_preconditioner_times_moment_is_the_update(preset, steps):
-    decays = preset in ("adamw", "l2_momentum")
-    extra = ["optimizer.weight_decay=0.0"] if decays else []
+    extra = ["optimizer.weight_decay=0.0"] if preset in DECAYING else []
     optimizer, arguments = built(preset, *extra)
     transformation = optimizer.transformation(arguments)
     rng = np.random.default_rng(0)

@@ -98,11 +98,12 @@ def labels(run: Run) -> dict[str, Any]:
 
 def identified(section: Mapping[str, Any]) -> tuple[str, float]:
     """Name and β of an ``optimizer`` section; momentum with β = 0 is gradient descent."""
-    beta = section.get("momentum") or section.get("beta") or section.get("b1") or 0.0
+    beta = section.get("momentum") or section.get("b1") or 0.0
     name = section["_target_"].rpartition(".")[2]
-    if name == "sgd":
-        name = "nesterov" if section.get("nesterov") else "polyak" if beta else "gd"
-    return {"ema_momentum": "ema", "adamw": "adam"}.get(name, name), beta
+    if name == "general_momentum":
+        averaged = "ema" if section["dampening"] else "polyak"
+        name = "nesterov" if section["nesterov"] else averaged if beta else "gd"
+    return {"adamw": "adam"}.get(name, name), beta
 
 
 # Title, and what it shows, of the panels in their order.
