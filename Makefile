@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers wheel clean
+.PHONY: help quickstart test test-all lint types docs bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -28,6 +28,9 @@ lint: $(VENV)/installed-dev ## ruff: lint and format; the floors: who may import
 
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev ## the documentation as a site, build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 
 bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers ## all of the costs, as ratios (over an hour; the parts have names)
 
