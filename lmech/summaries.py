@@ -246,8 +246,8 @@ def sensitivity(
 ) -> pd.DataFrame:
     """How wide, in octaves of x, the region around the best point is where y is nearly as good.
 
-    Nearly: f ≤ min f + tolerance, or + tolerance · |min f| if ``relative`` (``max`` likewise), with
-    f linear in log2 x between grid points. Before a diverged point the region ends at the last
+    Nearly: f ≤ min f + tolerance, or + tolerance · ``|min f|`` if ``relative`` (``max`` likewise),
+    with f linear in log2 x between grid points. Before a diverged point the region ends at the last
     finite one.
 
     Columns: ``by``; ``octaves`` = log2(high/low); ``low``; ``high``; ``censored``, the edges of

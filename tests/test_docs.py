@@ -1,12 +1,15 @@
 """The documentation: what is made by code is what the code makes, and what is listed is whole."""
 
+import json
 import re
 import runpy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lmech import catalogue, reproducing
+from lmech import catalogue, claims, reproducing
+from lmech.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -78,3 +81,67 @@ def test_no_experiments_page_has_a_claim_of_another_kind_than_its_yaml(name):
         expected = [claim.expected.removesuffix("s") for claim in claims]
         # A row may tell of several claims, and one claim may take several rows.
         assert set(told) <= set(expected), scale
+
+
+# ------------------------------------------------------------------- pages that list what there is
+
+
+def presets_told(heading, end):
+    """The presets in the first cells of a table of docs/observables.md."""
+    text = (DOCS / "observables.md").read_text(encoding="utf-8")
+    table = text.partition(heading)[2].partition(end)[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return [name for cell in rows for name in re.findall(r"`(\w+)`", cell)]
+
+
+@pytest.mark.parametrize(
+    ("heading", "end"),
+    [("# Observables", "## Formulas"), ("## Formulas and sources", "Of sequences")],
+)
+def test_every_observable_is_told_once_with_its_cost_and_once_with_its_source(heading, end):
+    assert sorted(presets_told(heading, end)) == catalogue.groups()["observables"]
+
+
+def test_every_parametrization_is_told():
+    text = (DOCS / "parametrizations.md").read_text(encoding="utf-8")
+    groups = catalogue.groups()["parametrization"]
+    assert {name for name in groups if f"`{name}`" not in text} == set()
+
+
+def test_every_key_of_the_cluster_is_told():
+    text = (DOCS / "clusters.md").read_text(encoding="utf-8")
+    keys = set(catalogue.read("cluster", "slurm")["cluster"]) - {"_target_"}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+# ------------------------------------------------------------------- the files on the disk
+
+
+def table_of_keys(section):
+    """The keys in the first cells of a section's table in docs/disk.md."""
+    text = (DOCS / "disk.md").read_text(encoding="utf-8").partition(section)[2]
+    rows = text.partition("| --- | --- |")[2].partition("\n\n")[0]
+    return set(re.findall(r"^\| `(\w+)`", rows, re.M))
+
+
+def test_the_files_of_a_run_are_those_that_are_told(elsewhere):
+    words = ["dataset.train_size=20", "model.width=4", "steps=2", "logger=none"]
+    assert main(["-m", *words, "seed=0,1"]) == 0
+    (sweep,) = elsewhere.glob("outputs/run/*")
+    text = (DOCS / "disk.md").read_text(encoding="utf-8")
+    entries = [json.loads(line) for line in (sweep / "manifest.jsonl").read_text().splitlines()]
+    assert set(entries[0]) == table_of_keys("## The manifest")
+    jobs = {entry["id"] for entry in entries}
+    for file in sweep.rglob("*"):
+        name = "<step>.npz" if file.parent.name == "weights" else file.name
+        assert name in jobs or name in text, name
+    result = json.loads((sweep / entries[0]["id"] / "result.json").read_text())
+    assert table_of_keys("**`result.json`**") - set(result) == {"measured"}
+    assert set(result) <= table_of_keys("**`result.json`**")
+
+
+def test_what_is_told_of_claims_json_is_what_a_verdict_says():
+    claim = claims.Claim("c", "q", (0, 1), "theory", "holds")
+    verdict = claims.judge(claim, pd.DataFrame({"job": ["a"], "seed": [0], "q": [0.5]}))
+    text = (DOCS / "disk.md").read_text(encoding="utf-8").partition("## Verdicts")[2]
+    assert {key for key in verdict if f"`{key}`" not in text} == set()
