@@ -30,7 +30,7 @@ types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-dev ## the documentation as a site, build/docs/index.html; a warning is an error
-	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/docs
 
 bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers ## all of the costs, as ratios (over an hour; the parts have names)
 

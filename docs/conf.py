@@ -17,6 +17,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "docs/contents"
 include_patterns = ["*.md", "docs/*.md", "docs/*.rst", "experiments/*/README.md"]
 exclude_patterns = [".*", "build", "dist", "outputs", "conf", "lmech", "tests", "scripts"]
+html_static_path = ["static"]
+html_css_files = ["lmech.css"]
 html_extra_path = ["site"]  # index.html, which leads to docs/index.html
 
 myst_heading_anchors = 3

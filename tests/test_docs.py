@@ -3,11 +3,16 @@
 import json
 import re
 import runpy
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+import lmech
 from lmech import catalogue, claims, reproducing
 from lmech.cli import main
 
@@ -145,3 +150,59 @@ def test_what_is_told_of_claims_json_is_what_a_verdict_says():
     verdict = claims.judge(claim, pd.DataFrame({"job": ["a"], "seed": [0], "q": [0.5]}))
     text = (DOCS / "disk.md").read_text(encoding="utf-8").partition("## Verdicts")[2]
     assert {key for key in verdict if f"`{key}`" not in text} == set()
+
+
+# ------------------------------------------------------------------- what stands beside the docs
+
+
+def test_the_citation_file_is_whole_and_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    known = {"cff-version", "message", "title", "type", "authors", "version", "license"}
+    known |= {"abstract", "keywords", "repository-code", "url", "date-released", "doi"}
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys() <= known
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["type"] == "software"
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert str(cited["version"]) == stated["version"] == lmech.__version__
+    assert cited["license"] == stated["license"]
+    people = [set(author) for author in cited["authors"]]
+    assert people
+    assert all({"name"} <= one or {"family-names", "given-names"} <= one for one in people)
+    assert all(isinstance(word, str) for word in cited["keywords"])
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    contents = (DOCS / "contents.rst").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^   (?:.* <)?(/?[\w*/]+)>?$", contents, re.M))
+    pages = {path.stem for path in [*DOCS.glob("*.md"), *DOCS.glob("*.rst")]} - {"contents"}
+    top = {f"/{path.stem}" for path in ROOT.glob("*.md")}
+    assert listed == pages | top | {"/experiments/*/README"}
+
+
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("experiments/*/README.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    relative = [link for link in LINK.findall(text) if "://" not in link]
+    assert {link for link in relative if not (page.parent / link).exists()} == set()
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    words = ["-q", "-E", "-W", "--keep-going", "-c", "docs", ".", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *words],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "index.html").is_file()
+    for name in ("docs/index", "docs/gallery", "docs/api", "README", "experiments/catapult/README"):
+        assert (tmp_path / f"{name}.html").is_file()
