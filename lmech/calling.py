@@ -145,7 +145,7 @@ class Result:
     @cached_property
     def _judged(self) -> Any:
         path = self.folder / "claims.json"
-        return read_json(path) if path.is_file() else []
+        return read_json(path, list) if path.is_file() else []
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items() if count)

@@ -323,7 +323,7 @@ def _standings() -> dict[str, Standing]:
         if not request.is_file():
             continue
         asked: Mapping[str, Any] = read_json(request)
-        claims: Sequence[dict[str, Any]] = read_json(judged)  # type: ignore[assignment]
+        claims: Sequence[dict[str, Any]] = read_json(judged, list)
         when = datetime.fromtimestamp(judged.stat().st_mtime)
         name = asked["experiment"]
         if name not in found or found[name].when < when:

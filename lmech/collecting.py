@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import infer_dtype
 
-from lmech.disk import atomically, finite, read_json, read_json_lines, read_yaml
+from lmech.disk import (
+    atomically,
+    damaged,
+    finite,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    reading,
+)
 
 
 def read_jobs(sweep: Path) -> pd.DataFrame:
@@ -23,14 +31,30 @@ def read_jobs(sweep: Path) -> pd.DataFrame:
 
 
 def _manifest(sweep: Path) -> list[dict[str, Any]]:
-    return read_json_lines(sweep / "manifest.jsonl")
+    """The lines, of whatever version. Raises DamagedFileError for one that names no job."""
+    path = sweep / "manifest.jsonl"
+    entries = read_json_lines(path)
+    named = [isinstance(entry.get("id"), str) for entry in entries]
+    if not all(named) or not all(isinstance(entry.get("overrides"), dict) for entry in entries):
+        raise damaged(path, "a line without id or overrides")
+    if not entries:
+        raise damaged(path, "no line")
+    return entries
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """A job's result.json. Raises DamagedFileError for one that does not say how it ended."""
+    result: dict[str, Any] = read_json(path)
+    if not isinstance(result.get("status"), str):
+        raise damaged(path, "no status")
+    return result
 
 
 def _jobs(sweep: Path) -> list[dict[str, Any]]:
     rows = []
     for entry in _manifest(sweep):
         result = sweep / entry["id"] / "result.json"
-        ended = read_json(result) if result.is_file() else {}
+        ended = _result(result) if result.is_file() else {}
         rows.append(
             {
                 "job": entry["id"],
@@ -71,8 +95,7 @@ class Run(NamedTuple):
 def read_runs(sweep: Path) -> list[Run]:
     """The jobs of a sweep that have a result and have not failed, in the manifest's order."""
     compared = {
-        path.stem: pd.read_parquet(path)
-        for path in sorted((sweep / "comparisons").glob("*.parquet"))
+        path.stem: _frame(path, "job") for path in sorted((sweep / "comparisons").glob("*.parquet"))
     }
     runs = [
         _read_run(sweep / entry["id"], entry["overrides"], compared)
@@ -85,14 +108,24 @@ def read_runs(sweep: Path) -> list[Run]:
 
 def _read_run(folder: Path, overrides: dict[str, Any], compared: Mapping[str, pd.DataFrame]) -> Run:
     pairs = {name: table[table["job"] == folder.name] for name, table in compared.items()}
+    with reading(folder / "config.yaml"):
+        config = dict(read_yaml(folder / "config.yaml"))
     return Run(
         folder.name,
         overrides,
-        read_yaml(folder / "config.yaml"),
-        read_json(folder / "result.json"),
-        pd.read_parquet(folder / "metrics.parquet"),
+        config,
+        _result(folder / "result.json"),
+        _frame(folder / "metrics.parquet", "step"),
         {name: own.drop(columns="job").reset_index(drop=True) for name, own in pairs.items()},
     )
+
+
+def _frame(path: Path, column: str) -> pd.DataFrame:
+    """A table of ours, which has that column. Raises DamagedFileError."""
+    with reading(path):
+        frame = pd.read_parquet(path)
+        frame[column]
+    return frame
 
 
 def sweeps(path: Path) -> list[Path]:
@@ -120,8 +153,9 @@ def collect(
     step, several (a list, a range), a slice of steps (``slice(1000, None, 10)``, its end left out)
     or ``"last"``, each job's last row, with NaN for what was not measured in it.
 
-    Raises FileNotFoundError if nothing is at ``path``, ConfigError for columns that nobody
-    recorded and for steps that are none of these.
+    Raises FileNotFoundError if nothing is at ``path``, DamagedFileError, which names it, for a file
+    that cannot be read, ConfigError for columns that nobody recorded and for steps that are none
+    of these.
     """
     keep = _kept(steps)
     found = [(sweep, row) for sweep in sweeps(Path(path)) for row in _jobs(sweep)]
@@ -147,10 +181,11 @@ def _labels(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def _read(columns: Sequence[str] | None, keep: Keep, file: Path) -> tuple[pa.Table, list[str]]:
     """``step`` and the asked columns that the file has, at the asked steps; and all that it has."""
-    with pq.ParquetFile(file) as parquet:
+    with reading(file), pq.ParquetFile(file) as parquet:
         known = parquet.schema_arrow.names
         wanted = [name for name in known if columns is None or name == "step" or name in columns]
         table = parquet.read(columns=wanted, use_threads=False)
+        table["step"]
     return keep(table.select(wanted)), known  # `read` takes "a" for every "a.b" too
 
 

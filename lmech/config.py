@@ -5,6 +5,7 @@ one line that names the nearest valid key, and every value is checked against th
 parameter that it will reach, before anything is compiled or written.
 """
 
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ from lmech.values import Config, ConfigError
 Path_ = tuple[str, ...]
 
 # Groups of which no job has a section: where a sweep is sent, what is asked of pairs of its runs.
+SECRET = re.compile(r"oc\.env:\s*[\"']?(\w*(?:key\b|token|secret|password)\w*)", re.IGNORECASE)
+"""A variable of the environment that may be one, by its name."""
 CLUSTER = "cluster"
 COMPARISON = "comparison"
 APART = {CLUSTER: "lmech submit", COMPARISON: "lmech compare"}
@@ -323,12 +326,24 @@ def keys(config: DictConfig) -> dict[str, Any]:
 
 def plain(config: DictConfig) -> Config:
     """Dicts and lists with interpolations resolved. Raises ConfigError."""
+    _check_secrets(config)
     try:
         return typing.cast(
             Config, OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         )
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _check_secrets(config: DictConfig) -> None:
+    """Raise ConfigError for a key that is set to a secret of the environment, by its name."""
+    for path, value in _walk(OmegaConf.to_container(config), ()):
+        found = SECRET.search(str(value))  # a list's items too
+        if found:
+            raise ConfigError(
+                f"{'.'.join(path)}: ${found[1]} may be a secret, and every key is written to disk: "
+                "read it in your own code, from the environment"
+            )
 
 
 def resolve(config: DictConfig) -> Config:

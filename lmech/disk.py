@@ -5,7 +5,8 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,24 +62,49 @@ class DamagedFileError(OSError):
     """A file of ours that says nothing that can be read."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file says. Raises DamagedFileError if that is no JSON."""
-    return _json(path.read_text(encoding="utf-8"), path)
+WRONG = (ValueError, TypeError, KeyError, NotImplementedError, EOFError, yaml.YAMLError)
+"""What readers of JSON, YAML, text and Parquet raise for bytes that are none."""
+
+
+def damaged(path: Path, why: object) -> DamagedFileError:
+    """What to raise for a file of ours that cannot be read: one line."""
+    first = (str(why).strip().splitlines() or [""])[0]
+    return DamagedFileError(f"{path} is damaged ({first}): remove its folder to have it made again")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read a file of ours inside. Raises DamagedFileError where its bytes are the reason.
+
+    What the system says of it (no such file, no rights) stays what it is.
+    """
+    try:
+        yield
+    except WRONG as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        if error.errno is not None or isinstance(error, DamagedFileError):
+            raise
+        raise damaged(path, error) from error  # pyarrow's
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a file says, a mapping (or a ``list``). Raises DamagedFileError if it is none."""
+    with reading(path):
+        return _json(path.read_text(encoding="utf-8"), kind)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """What each line of a file says. Raises DamagedFileError for one that is no JSON."""
-    return [_json(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
+    """What each line of a file says. Raises DamagedFileError for one that is no JSON mapping."""
+    with reading(path):
+        return [_json(line, dict) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(text)
-        return found
-    except ValueError as error:
-        raise DamagedFileError(
-            f"{path} is damaged, no JSON ({error}): remove its folder to have it made again"
-        ) from error
+def _json(text: str, kind: type) -> Any:
+    found = json.loads(text)
+    if not isinstance(found, kind):
+        raise TypeError(f"a {type(found).__name__}, not a {kind.__name__}")
+    return found
 
 
 def read_yaml(path: Path) -> Any:

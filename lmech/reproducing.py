@@ -331,7 +331,7 @@ def redrawn(folder: Path) -> "Section":
     if not request["experiment"]:
         return _of_runs(folder, runs, request["title"], request["command"])
     recorded = folder / CLAIMS
-    before: Any = read_json(recorded) if recorded.is_file() else []
+    before: Any = read_json(recorded, list) if recorded.is_file() else []
     try:
         if not runs:
             raise ConfigError("no job has a result")

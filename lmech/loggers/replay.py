@@ -340,7 +340,7 @@ class Replay:
         there = {name: path for name, path in files.items() if path.is_file()}
         if "summary.json" not in there or len(there) == 1:
             return None, []
-        claims: Any = read_json(there["claims.json"]) if "claims.json" in there else []
+        claims: Any = read_json(there["claims.json"], list) if "claims.json" in there else []
         request = read_json(self._folder / "request.json")
         summary = read_json(there["summary.json"])
         name, figure = request["experiment"], there.get("figure.png")
