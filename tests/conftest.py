@@ -7,6 +7,7 @@ import sys
 import venv
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
@@ -14,6 +15,9 @@ from lmech import planning, programs
 from lmech.numerics.precision import numerics
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# On a busy machine one example of many takes long: that says nothing of the code.
+hypothesis.settings.register_profile("lmech", deadline=None)
+hypothesis.settings.load_profile("lmech")
 # Most of a test's time is compilation, often of a program that another test has compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

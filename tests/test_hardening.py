@@ -45,7 +45,6 @@ word = st.one_of(st.text(max_size=20), st.tuples(key, value).map("=".join))
 @settings(
     max_examples=150,
     derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(words=st.lists(word, min_size=1, max_size=2), several=st.booleans())
@@ -89,7 +88,7 @@ FILES = ["manifest.jsonl", "job*/result.json", "job*/config.yaml", "job*/metrics
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True)
 @given(data=st.data())
 def test_garbled_and_cut_files_are_errors_that_name_them(whole, name, data):
     file = damaged(whole, name)
