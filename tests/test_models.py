@@ -15,7 +15,7 @@ from lmech.cli import main
 from lmech.datasets import Data, Examples
 from lmech.models.cnn import cnn
 from lmech.models.declared import Declared, matches
-from lmech.models.mlp import mlp
+from lmech.models.mlp import mlp, normalized_mlp
 from lmech.models.quadratic import quadratic
 from lmech.models.resmlp import resmlp
 from lmech.models.resnet import resnet
@@ -32,6 +32,7 @@ VECTORS, IMAGES, TOKENS = (N, 6), (N, 8, 4, 2), (N, T)
 # The model, and the shape of its inputs.
 NETS = {
     "mlp": (lambda **k: mlp(C, **{"width": 8, "depth": 2, **k}), VECTORS),
+    "normalized_mlp": (lambda **k: normalized_mlp(C, **{"width": 8, "depth": 2, **k}), VECTORS),
     "two_layer": (lambda **k: mlp(C, 8, 1, frozen_readout=True, **k), VECTORS),
     "cnn": (lambda **k: cnn(C, **{"width": 4, "depth": 2, **k}), IMAGES),
     "resmlp": (lambda **k: resmlp(C, **{"width": 8, "depth": 2, **k}), VECTORS),

@@ -7,7 +7,15 @@ import jax
 from annotated_types import Ge
 
 from lmech.models.declared import Declared
-from lmech.models.layers import Activation, ActivationName, BatchNorm, Dense, Init
+from lmech.models.layers import (
+    Activation,
+    ActivationName,
+    BatchNorm,
+    Dense,
+    Init,
+    Norm,
+    NormName,
+)
 
 
 class MLP(nn.Module):
@@ -20,6 +28,7 @@ class MLP(nn.Module):
     weights: Init
     norm_group: int | None = None
     frozen_readout: bool = False
+    norm: NormName | None = None
 
     @property
     def declared(self) -> Declared:
@@ -36,6 +45,8 @@ class MLP(nn.Module):
             h = Dense(width, self.bias, self.weights, name=f"hidden_{layer}")(h)
             if self.norm_group is not None:
                 h = BatchNorm(self.norm_group, name=f"norm_{layer}")(h)
+            if self.norm is not None:
+                h = Norm(self.norm, self.bias, name=f"norm_{layer}")(h)
             h = Activation(self.activation, name=f"activation_{layer}")(h)
         readout = Dense(
             self.outputs, self.bias, self.weights, frozen=self.frozen_readout, name="readout"
@@ -59,3 +70,16 @@ def mlp(
     ``frozen_readout``: the readout stays as it was drawn.
     """
     return MLP((width,) * depth, outputs, activation, bias, init, norm_group, frozen_readout)
+
+
+def normalized_mlp(
+    outputs: int,
+    width: Annotated[int, Ge(1)],
+    depth: Annotated[int, Ge(0)],
+    activation: ActivationName = "tanh",
+    bias: bool = True,
+    init: Init = "uniform_fan_in",
+    norm: NormName = "layer",
+) -> nn.Module:
+    """``mlp`` with layer norm (Ba, Kiros & Hinton 2016) before each activation, or RMS norm."""
+    return MLP((width,) * depth, outputs, activation, bias, init, norm=norm)
