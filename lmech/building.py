@@ -1,6 +1,7 @@
 """From resolved configs to what the engine takes: a program, its inputs and its data."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from lmech import (
 )
 from lmech.datasets import Data
 from lmech.disk import read_weights
-from lmech.inputs import NEVER, Inputs, Room, Rows, Stop
+from lmech.inputs import NEVER, Course, Inputs, Room, Rows, Stop
 from lmech.member import Carry, Feed, Mode, Program
 from lmech.numerics import trees
 from lmech.observables import Memory, Observable
@@ -69,6 +70,7 @@ def load_data(config: Config) -> Data:
         if config[key] is not None and config[key] > n and not drawn_anew:
             raise ConfigError(f"{key}={config[key]}, but there are {n} training examples: lower it")
     checking.targets(config, data)
+    checking.tasks(config, data)
     return data
 
 
@@ -200,12 +202,19 @@ def _rows(chosen: np.ndarray | None, n: int, room: Room | None) -> Rows | None:
 
 
 def noisy_targets(config: Config, data: Data) -> np.ndarray | None:
-    """The training targets with label noise (None: without). Raises ConfigError."""
-    level, y = config["label_noise"], data.train.y
+    """The training targets with label noise (None: without). Raises ConfigError.
+
+    Of a dataset of several tasks [K, N, …], each with noise of its own.
+    """
+    level, seed = config["label_noise"], _streams(config)["noise"]
     if level is None:
         return None
+    draw = partial(sampling.noisy, seed, level=level, classes=datasets.outputs(data))
     try:
-        return sampling.noisy(_streams(config)["noise"], y, level, datasets.outputs(data))
+        if data.tasks is None:
+            return draw(data.train.y)
+        own = (datasets.of_task(data, task).train.y for task in range(data.tasks.number))
+        return np.stack([draw(y, draw=task) for task, y in enumerate(own)])
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -236,7 +245,16 @@ def build_inputs(
         stop=Stop(*map(threshold, Stop._fields)),
         targets=stack([noisy_targets(c, data) for c in configs], data.train.y.dtype),
         rows=stack([_rows(own, n, room) for own in chosen], "int32"),
+        course=stack([course(c, data.tasks) for c in configs], "int32"),
     )
+
+
+def course(config: Config, tasks: datasets.Tasks | None) -> Course | None:
+    """The tasks that a job goes through (None: its data stay)."""
+    if tasks is None:
+        return None
+    order = config.get("task_order") or np.arange(tasks.number)
+    return Course(np.asarray(order), config["task_steps"])
 
 
 def _called(configs: Sequence[Config], section: str) -> list[Any]:
@@ -273,11 +291,15 @@ def learning_rates(configs: Sequence[Config]) -> Callable[[np.ndarray], np.ndarr
 
 
 def minibatches(
-    configs: Sequence[Config], examples: int, chosen: Sequence[np.ndarray | None]
+    configs: Sequence[Config],
+    examples: int,
+    chosen: Sequence[np.ndarray | None],
+    tasks: datasets.Tasks | None = None,
 ) -> Callable[[np.ndarray], np.ndarray] | None:
     """``steps [S] → indices [M, S, B]`` into the member's own, or None for full-batch training.
 
-    After a job's last step it is the minibatch that the next one would have had.
+    Where there are tasks, into all of theirs (``datasets.take_of_tasks``). After a job's last step
+    it is the minibatch that the next one would have had, of the same task.
     """
     size = configs[0]["batch_size"]
     if size is None:
@@ -287,7 +309,15 @@ def minibatches(
         count = examples if rows is None else len(rows)
         stream, steps = _streams(config)["batches"], np.minimum(steps, config["steps"])
         draw = sampling.independent if config.get("replacement") else sampling.minibatches
-        return draw(stream, steps // config.get("batch_repeats", 1), count, size)
+        own, repeats = partial(draw, stream), config.get("batch_repeats", 1)
+        there = course(config, tasks)
+        if there is None:
+            return own(steps // repeats, count, size)
+        begun = np.minimum(steps, config["steps"] - 1) // there.steps
+        places = np.minimum(begun, len(there.order) - 1)
+        old = int((config.get("replay") or 0) * size)
+        mix = sampling.Mix(stream, there.order, count, size, old)
+        return sampling.of_tasks(own, mix, steps // repeats, places)
 
     members = list(zip(configs, chosen, strict=True))
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])
@@ -314,7 +344,7 @@ def build(
         inputs=inputs,
         data=data._replace(outputs=None),  # the model has it; a program takes arrays
         rates=learning_rates(configs),
-        batches=minibatches(configs, len(data.train.x), chosen),
+        batches=minibatches(configs, len(data.train.x), chosen, data.tasks),
         params=starting_points(configs, program, inputs),
     )
 

@@ -33,6 +33,21 @@ def targets(config: Config, data: Data) -> None:
             )
 
 
+def tasks(config: Config, data: Data) -> None:
+    """Raise ConfigError unless the tasks that the config goes through are the dataset's."""
+    steps, order = config.get("task_steps"), config.get("task_order")
+    if steps is None and data.tasks is not None:
+        raise ConfigError(f"this dataset has {data.tasks.number} tasks: set task_steps")
+    if steps is not None and data.tasks is None:
+        raise ConfigError(
+            f"task_steps={steps}, but this dataset is one task: dataset=rotated_digits has several"
+        )
+    if data.tasks is not None and max(order or [0]) >= data.tasks.number:
+        raise ConfigError(
+            f"task_order={order}, but there are {data.tasks.number} tasks, which count from 0"
+        )
+
+
 def no_interaction(problem: Problem, data: Data) -> None:
     """Raise ConfigError for a model that does not take each example on its own."""
     params = modelling.shapes_of(problem)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lmech.datasets import Data
-from lmech.inputs import Inputs
+from lmech.inputs import Inputs, switches
 from lmech.lanes import Lanes, Record, Saved, in_lanes, survivors
 from lmech.member import Program
 from lmech.numerics import trees
@@ -116,7 +116,9 @@ def train(
     begun = 0 if saved is None else saved.step
     horizon = int(np.max(inputs.horizon))
     # A state may be of a run that stopped elsewhere, for other snapshots.
-    steps = marks(program.every, horizon, program.capacity, {*snapshots, begun})
+    # A chunk's data are one task's.
+    others = {*snapshots, begun, *switches(inputs)}
+    steps = marks(program.every, horizon, program.capacity, others)
     for number, (start, stop) in enumerate(pairwise(steps)):
         if start < begun:
             continue

@@ -32,6 +32,15 @@ class Rows(NamedTuple):
     """[M]: how many count."""
 
 
+class Course(NamedTuple):
+    """The tasks that a member goes through, one after the other."""
+
+    order: Any
+    """[M, L]: their numbers in the dataset."""
+    steps: Any
+    """[M]: how many each is trained on; the last one goes on to the end."""
+
+
 class Inputs(NamedTuple):
     """What may differ between the members of one program; arrays with a leading member axis."""
 
@@ -41,9 +50,22 @@ class Inputs(NamedTuple):
     horizon: Any
     stop: Stop
     targets: Any = None
-    """The training targets [M, N, …], where they are a member's own (None: the dataset's)."""
+    """The training targets [M, N, …], where they are a member's own (None: the dataset's).
+
+    Of a dataset of several tasks [M, K, N, …].
+    """
     rows: Rows | None = None
     """The training examples that count (None: all do)."""
+    course: Course | None = None
+    """The tasks (None: the data stay as they are)."""
+
+
+def switches(inputs: Inputs) -> set[int]:
+    """The steps from which on some member's data are another task's."""
+    if inputs.course is None:
+        return set()
+    length = np.shape(inputs.course.order)[1]
+    return {int(steps) * task for steps in inputs.course.steps for task in range(1, length)}
 
 
 class Room(NamedTuple):

@@ -8,6 +8,7 @@ a bit of the training.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech import mistakes, seeds
-from lmech.datasets import Data, Examples, take
-from lmech.inputs import NEVER, Inputs, Room, Stop
+from lmech.datasets import Data, Examples, Tasks, of_task, take, take_of_tasks
+from lmech.inputs import NEVER, Course, Inputs, Room, Stop
 from lmech.numerics import sharing, trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values, next_update
@@ -109,8 +110,13 @@ def _met(stop: Stop, values: Values) -> jax.Array:
     return met
 
 
-def _own(data: Data, inputs: Inputs) -> Data:
-    """The dataset as the member sees it: its targets, the examples that count, what is left."""
+def _own(data: Data, inputs: Inputs, step: jax.Array) -> Data:
+    """The dataset as the member sees it: its targets, the examples that count, what is left.
+
+    Where there are tasks, it is that of the step's; after the last step, that of the last one.
+    """
+    if data.tasks is not None and inputs.course is not None:
+        return _in_course(data, data.tasks, inputs, inputs.course, step)
     y = data.train.y if inputs.targets is None else inputs.targets
     train = Examples(data.train.x, y)
     if inputs.rows is None:
@@ -121,6 +127,16 @@ def _own(data: Data, inputs: Inputs) -> Data:
     return data._replace(train=_first(train, own, count), test=test)
 
 
+def _in_course(data: Data, tasks: Tasks, inputs: Inputs, course: Course, step: jax.Array) -> Data:
+    """The dataset with the splits of the task at ``step``, and the order of the member's tasks."""
+    if inputs.targets is not None:
+        tasks = tasks._replace(train=tasks.train._replace(y=inputs.targets))
+    tasks = tasks._replace(order=course.order)
+    place = jnp.minimum(step, inputs.horizon - 1) // course.steps
+    task = course.order[jnp.minimum(place, len(course.order) - 1)]
+    return of_task(data._replace(tasks=tasks), task)
+
+
 def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
     """The examples at the rows, of which the first ``count`` count."""
     counts = jnp.arange(len(rows)) < count
@@ -128,8 +144,14 @@ def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
 
 
 def _examples(data: Data, feed: Feed) -> Examples:
-    """The examples of one step; a minibatch is drawn among the first of the member's own."""
-    return data.train if feed.batch is None else take(data.train, feed.batch)
+    """The examples of one step; a minibatch is drawn among the first of the member's own.
+
+    Where there are tasks, among those of all of them.
+    """
+    if feed.batch is None:
+        return data.train
+    draw = partial(take, data.train) if data.tasks is None else partial(take_of_tasks, data)
+    return draw(feed.batch)
 
 
 def _state(program: Program, inputs: Inputs, carry: Carry, feed: Feed, own: Data) -> State:
@@ -230,7 +252,7 @@ def rate_unit(
     ValueError for what that raises, and where its own column is not a single number.
     """
     at_one = feed._replace(rate=jnp.ones_like(feed.rate))
-    state = _state(program, inputs, carry, at_one, _own(data, inputs))
+    state = _state(program, inputs, carry, at_one, _own(data, inputs, carry.step))
     with mistakes.of("rate_unit"):
         _, values = unit.measure(state, unit.init(state))
         if "" not in values or jnp.shape(values[""]) != ():
@@ -265,7 +287,7 @@ def chunk(
 
     A step follows each row but its last one, at its horizon or where a threshold is met.
     """
-    own = _own(data, inputs)
+    own = _own(data, inputs, carry.step)
 
     def measured(state: State, memories: dict[str, Memory]) -> tuple[dict[str, Memory], Values]:
         updated: dict[str, Memory] = {}
@@ -311,7 +333,7 @@ def memory(
     program: Program, name: str, inputs: Inputs, carry: Carry, feed: Feed, data: Data
 ) -> Memory:
     """An observable's memory for one member."""
-    state = _state(program, inputs, carry, feed, _own(data, inputs))
+    state = _state(program, inputs, carry, feed, _own(data, inputs, carry.step))
     return program.observables[name].init(state)
 
 
@@ -335,7 +357,7 @@ def measure(
     that of the step that comes next; who takes none is measured at the rate of its last one.
     """
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
-    state = _state(program, inputs, carry, feed, _own(data, inputs))
+    state = _state(program, inputs, carry, feed, _own(data, inputs, carry.step))
 
     def observed(memory: Memory) -> tuple[Memory, Values]:
         return _observe(program, name, state, memory)
@@ -357,7 +379,9 @@ def _first_feed(program: Program, inputs: Inputs) -> Feed:
 def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
     """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
     carry = start(program, inputs, None)
-    return _state(program, inputs, carry, _first_feed(program, inputs), _own(data, inputs))
+    return _state(
+        program, inputs, carry, _first_feed(program, inputs), _own(data, inputs, carry.step)
+    )
 
 
 def visited(
@@ -375,7 +399,9 @@ def visited(
     ``time`` is the sum of the rates that led there. The optimizer's state is not kept: None.
     """
     carry = start(program, inputs, start_at)._replace(params=params, step=step, time=time)
-    return _state(program, inputs, carry, feed, _own(data, inputs))._replace(optimizer_state=None)
+    return _state(program, inputs, carry, feed, _own(data, inputs, carry.step))._replace(
+        optimizer_state=None
+    )
 
 
 def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str, Values]:
@@ -390,7 +416,7 @@ def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str
         carry = carry._replace(
             unit=rate_unit(program, program.rate_unit, inputs, carry, first, data)
         )
-    state = _state(program, inputs, carry, first, _own(data, inputs))
+    state = _state(program, inputs, carry, first, _own(data, inputs, carry.step))
     evaluation, gradient = loss_and_gradient(
         state.problem, state.params, state.batch, state.microbatch
     )

@@ -33,7 +33,7 @@ SCIENCE = (
     *("output_scale", "centred", "linearized", "clip_norm"),
 )
 # Keys that came later: at null they change no id, and no program.
-WHERE_SET = ("rate_unit", "subspace")
+WHERE_SET = ("rate_unit", "subspace", "task_steps", "task_order", "replay")
 # How minibatches are drawn, where there are any, with the values that were the only ones once.
 OF_MINIBATCHES = {"batch_repeats": 1, "replacement": False}
 TRAINING_STREAMS = ("init", "batches", "noise", "subset")
@@ -43,7 +43,10 @@ INPUTS = (
     *("seed", "seeds", "steps", "stop", "schedule", "parametrization", "output_scale"),
     *OF_MINIBATCHES,
 )
-NULLABLE_INPUTS = ("label_noise", "data_fraction", "clip_norm")
+NULLABLE_INPUTS = (
+    *("label_noise", "data_fraction", "clip_norm"),
+    *("task_steps", "task_order", "replay"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,17 @@ def _in_precision(dataset: str, dtype: str) -> Data:
     """One copy, however many groups of jobs look at it."""
 
     def cast(split: Examples) -> Examples:
-        own = (a if integers(a) else a.astype(dtype, copy=False) for a in (split.x, split.y))
-        return Examples(*own)
+        def own(a: Any) -> Any:
+            return a if a is None or integers(a) else a.astype(dtype, copy=False)
+
+        return Examples(own(split.x), own(split.y))
 
     data = _load(dataset)
     test = None if data.test is None else cast(data.test)
-    return data._replace(train=cast(data.train), test=test)
+    tasks = data.tasks
+    if tasks is not None:
+        tasks = tasks._replace(train=cast(tasks.train), test=cast(tasks.test))
+    return data._replace(train=cast(data.train), test=test, tasks=tasks)
 
 
 def load_data(config: Config) -> Data:
@@ -121,8 +129,9 @@ def load_data(config: Config) -> Data:
 def _data_checksum(dataset: str) -> str:
     total = hashlib.sha256()
     data = _load(dataset)
-    for split in data.splits.values():
-        for array in (split.x, split.y):
+    several = [] if data.tasks is None else [data.tasks.train, data.tasks.test]
+    for split in [*data.splits.values(), *several]:
+        for array in (a for a in (split.x, split.y) if a is not None):
             total.update(f"{array.shape}{array.dtype}".encode())
             total.update(np.ascontiguousarray(array).data)
     if data.outputs is not None:
@@ -197,7 +206,7 @@ def input_keys(config: Config) -> list[str]:
     """The dotted keys of this config whose values are inputs of its program."""
     whole = [path for section in INPUTS for path in _settable(config[section], section)]
     floats = [f"optimizer.{k}" for k, v in config["optimizer"].items() if isinstance(v, float)]
-    return [*whole, *floats, *(key for key in NULLABLE_INPUTS if config[key] is not None)]
+    return [*whole, *floats, *(key for key in NULLABLE_INPUTS if config.get(key) is not None)]
 
 
 def _settable(node: Any, path: str) -> list[str]:
@@ -215,7 +224,9 @@ def static(config: Config) -> Config:
     kept |= {"observables": config["observables"], "execution": _execution(config)}
     for key in input_keys(config):
         if key.partition(".")[0] in kept:
-            kept = values.with_leaf(kept, key, "input")
+            own = values.select(kept, key)
+            length = len(own) if key == "task_order" else None  # is its inputs' shape
+            kept = values.with_leaf(kept, key, "input" if length is None else ["input"] * length)
     return kept
 
 

@@ -1,11 +1,15 @@
 """What is drawn on the host, as data: minibatches, the examples that count, label noise."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from lmech import seeds
+
+Draw = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 @lru_cache(maxsize=256)
@@ -54,6 +58,53 @@ def independent(seed: int, steps: np.ndarray, n: int, batch_size: int) -> np.nda
     return rows
 
 
+class Mix(NamedTuple):
+    """Of what a minibatch is made where a run goes through tasks."""
+
+    seed: int
+    order: np.ndarray
+    """[L]: the tasks' numbers."""
+    examples: int
+    """N of each."""
+    size: int
+    """B."""
+    old: int
+    """Of these, how many are of earlier tasks, where there are any."""
+
+
+def of_tasks(draw: Draw, mix: Mix, steps: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Minibatches [S, B] of the tasks at ``places`` [S] in the order: the i-th of task k is kN + i.
+
+    ``draw(steps, n, size)`` draws among the task's own; the last ``old`` of a minibatch, once there
+    is an earlier task, are drawn evenly, on their own, from the examples of all earlier ones.
+    """
+    n, first = mix.examples, (mix.order[places] * mix.examples)[:, None]
+    alone = draw(steps, n, mix.size) + first
+    if mix.old == 0:
+        return alone.astype(np.int32)
+    task, row = np.divmod(
+        (_uniform(mix.seed, steps, mix.old) * (places * n)[:, None]).astype(int), n
+    )
+    fresh = draw(steps, n, mix.size - mix.old) + first
+    mixed = np.concatenate([fresh, mix.order[task] * n + row], axis=1)
+    return np.where(places[:, None] > 0, mixed, alone).astype(np.int32)
+
+
+REPLAYED = 2**32
+"""The first of the counters that replayed examples are drawn by: no epoch's, no block's."""
+
+
+def _uniform(seed: int, steps: np.ndarray, size: int) -> np.ndarray:
+    """Numbers [S, size] in [0, 1), a function of (seed, step) alone for each size."""
+    blocks, places = np.divmod(steps, _span(size))
+    return np.stack([_numbers(seed, int(b), size)[p] for b, p in zip(blocks, places, strict=True)])
+
+
+@lru_cache(maxsize=256)
+def _numbers(seed: int, block: int, size: int) -> np.ndarray:
+    return seeds.generator(seed, "batches", REPLAYED + block).random((_span(size), size))
+
+
 def count(n: int, fraction: float) -> int:
     """How many of n examples count: ⌈fraction · n⌉, at least one."""
     # Less a rounding error: 0.7 · 10 is 7.000000000000001.
@@ -74,8 +125,8 @@ def probed(n: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(0)).permutation(n)
 
 
-def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:
-    """Targets with label noise.
+def noisy(seed: int, y: np.ndarray, level: float, classes: int, draw: int = 0) -> np.ndarray:
+    """Targets with label noise, of which each ``draw`` has its own.
 
     Labels [N] or [N, T]: each is replaced, with probability ``level``, by another of the
     ``classes``, all equally likely; those that a lower level replaces are among a higher one's, by
@@ -84,7 +135,7 @@ def noisy(seed: int, y: np.ndarray, level: float, classes: int) -> np.ndarray:
 
     Raises ValueError for labels if ``level`` is above 1 or there is no other class.
     """
-    generator = seeds.generator(seed, "noise", 0)
+    generator = seeds.generator(seed, "noise", draw)
     if not np.issubdtype(y.dtype, np.integer):
         return (y + level * generator.standard_normal(y.shape)).astype(y.dtype)
     if level > 1:

@@ -35,12 +35,19 @@ def variants(group: Sequence[Job]) -> dict[str, Config]:
         if job.overrides[key] != first.overrides[key]
     }
     keys = [key for key in planning.input_keys(first.config) if key not in swept]
-    others = swept | {key: values.another(first.config, key) for key in keys}
+    others = swept | {key: _another(first.config, key) for key in keys}
     return {
         key: values.with_leaf(first.config, key, value)
         for key, value in others.items()
         if value != values.select(first.config, key)
     }
+
+
+def _another(config: Config, key: str) -> Any:
+    """Another value of an input key; of the tasks those that there are, the other way round."""
+    if key == "task_order":
+        return values.select(config, key)[::-1]
+    return values.another(config, key)
 
 
 def changes(group: Sequence[Job]) -> tuple[list[str], dict[str, str]]:

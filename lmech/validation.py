@@ -87,6 +87,7 @@ def consistent(config: Config) -> None:
             f"batch_repeats={config['batch_repeats']} is about minibatches, and with "
             "batch_size=null there are none: set batch_size"
         )
+    _tasks(config)
     shared, several = (config["execution"][key] for key in ("share", "processes"))
     if several and (shared != "examples" or config["execution"]["devices"] is not None):
         raise ConfigError(
@@ -100,6 +101,19 @@ def consistent(config: Config) -> None:
         )
     if "learning_rate" not in config["optimizer"]:
         raise ConfigError("optimizer.learning_rate is missing: schedules act on it")
+
+
+def _tasks(config: Config) -> None:
+    """Raise ConfigError for keys about a run's tasks that do not go with the others."""
+    for key in ("task_order", "replay"):
+        if config[key] is not None and config["task_steps"] is None:
+            raise ConfigError(f"{key} is about a run's tasks: set task_steps, the steps on each")
+    if config["replay"] is not None and config["batch_size"] is None:
+        raise ConfigError("replay is a part of each minibatch: set batch_size")
+    if config["task_steps"] is not None and config["data_fraction"] is not None:
+        raise ConfigError(
+            "with task_steps all training examples of a task count: data_fraction=null"
+        )
 
 
 def checked(config: Config, key: str, value: Any) -> Any:

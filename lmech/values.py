@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Len
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
@@ -35,6 +35,9 @@ KEYS: dict[str, Any] = {
     "subspace": Positive | None,
     "label_noise": Annotated[FiniteFloat, Ge(0)] | None,
     "data_fraction": Annotated[float, Interval(gt=0, le=1)] | None,
+    "task_steps": Positive | None,
+    "task_order": Annotated[list[Annotated[int, Ge(0)]], Len(1)] | None,
+    "replay": Annotated[float, Interval(ge=0, lt=1)] | None,
     "seed": Seed,
     "seeds.init": Seed | None,
     "seeds.batches": Seed | None,

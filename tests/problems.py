@@ -17,7 +17,7 @@ from lmech.values import Config
 # Observables of any model, dataset and optimizer: the others refuse some.
 SPECIAL = (
     *("attention_logits", "progress_measures", "central_flow", "discretization_drift"),
-    *("kernel_descent", "outlier_overlap"),
+    *("kernel_descent", "outlier_overlap", "tasks"),
 )
 PRESETS = [name for name in config.groups()["observables"] if name not in SPECIAL]
 SMALL = ("model.width=8", "dataset.train_size=60", "steps=12", "observables=[loss]")

@@ -20,17 +20,37 @@ class Examples(NamedTuple):
     weight: Any = None
 
 
+class Tasks(NamedTuple):
+    """What differs between a dataset's K tasks, which a run goes through one after the other.
+
+    Of each split, x [K, N, …] and y [K, N, …]; None: as in ``Data``, the same in all of them.
+    ``Data``'s own splits are task 0's. ``order`` [L]: the tasks that a run goes through.
+    """
+
+    train: Examples
+    test: Examples
+    order: Any = None
+
+    @property
+    def number(self) -> int:
+        """K."""
+        arrays = (self.train.x, self.train.y, self.test.x, self.test.y)
+        return next(len(array) for array in arrays if array is not None)
+
+
 class Data(NamedTuple):
     """The two splits, on the host (NumPy) or on the device.
 
     Without ``test``, it is what ``data_fraction`` leaves of the training examples: each member's
     own. ``outputs`` is the number of classes where the labels need not show it: a vocabulary, of
-    which some words may occur in no example (None: as many as the labels ask for).
+    which some words may occur in no example (None: as many as the labels ask for). ``tasks``: what
+    the data change to along a run (None: they stay).
     """
 
     train: Examples
     test: Examples | None
     outputs: int | None = None
+    tasks: Tasks | None = None
 
     @property
     def splits(self) -> dict[str, Examples]:
@@ -44,6 +64,38 @@ def take(examples: Examples, rows: Any) -> Examples:
     return Examples(examples.x[rows], examples.y[rows])
 
 
+def of_task(data: Data, task: Any) -> Data:
+    """The dataset with the splits of one of its tasks, by number. Raises ValueError for none."""
+
+    def own(split: Examples, several: Examples) -> Examples:
+        x, y = (
+            same if other is None else other[task]
+            for same, other in zip(split[:2], several[:2], strict=True)
+        )
+        return Examples(x, y)
+
+    tasks = _several(data)
+    test = None if data.test is None else own(data.test, tasks.test)
+    return data._replace(train=own(data.train, tasks.train), test=test)
+
+
+def _several(data: Data) -> Tasks:
+    if data.tasks is None:
+        raise ValueError("this dataset is one task")
+    return data.tasks
+
+
+def take_of_tasks(data: Data, places: Any) -> Examples:
+    """Training examples of several tasks: the i-th of N of task k is at place k N + i."""
+    n = len(data.train.x)
+    task, row = places // n, places % n
+    x, y = (
+        same[row] if several is None else several[task, row]
+        for same, several in zip(data.train[:2], _several(data).train[:2], strict=True)
+    )
+    return Examples(x, y)
+
+
 def integers(y: Any) -> bool:
     """Whether targets are labels, and not real."""
     return np.issubdtype(y.dtype, np.integer)
@@ -53,7 +105,9 @@ def outputs(data: Data) -> int:
     """Number of outputs C that the targets ask for: classes, or components of a real target."""
     if data.outputs is not None:
         return data.outputs
-    labels = [split.y for split in data.splits.values() if integers(split.y) and split.y.size]
+    several = [] if data.tasks is None else [data.tasks.train.y, data.tasks.test.y]
+    found = [*(split.y for split in data.splits.values()), *(y for y in several if y is not None)]
+    labels = [y for y in found if integers(y) and y.size]
     return int(max(y.max() for y in labels)) + 1 if labels else data.train.y.shape[-1]
 
 
@@ -92,6 +146,32 @@ def check(data: Data) -> None:
             )
     if data.test is not None:
         _check_alike(data.train, data.test)
+    _check_tasks(data, data.tasks)
+
+
+def _check_tasks(data: Data, tasks: Tasks | None) -> None:
+    """Raise ValueError unless every task is like the dataset's own splits, which are the first."""
+    if tasks is None:
+        return
+    if data.test is None:
+        raise ValueError("a dataset with tasks needs a test split of its own")
+    several = {"train": tasks.train, "test": tasks.test}
+    arrays = [
+        (f"{name} of the {split}", getattr(data.splits[split], name), getattr(own, name))
+        for split, own in several.items()
+        for name in ("x", "y")
+    ]
+    varied = [(name, first, own) for name, first, own in arrays if own is not None]
+    if not varied:
+        raise ValueError("its tasks differ in nothing: give one of their arrays")
+    for name, first, own in varied:
+        if own.shape != (tasks.number, *first.shape) or own.dtype != first.dtype:
+            raise ValueError(
+                f"{name} split is {own.dtype} {own.shape} over the tasks, and {first.dtype} "
+                f"{first.shape} in the first: it has to be of {tasks.number} such"
+            )
+        if not np.array_equal(own[0], first) or not np.isfinite(own).all():
+            raise ValueError(f"{name} split: task 0 is not the dataset's own, or one is not finite")
 
 
 def _check_arrays(split: str, arrays: dict[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
+from lmech.datasets import of_task
 from lmech.observables import Observable, State, Values, memoryless
 from lmech.problem import Evaluation, evaluate, has_labels
 
@@ -42,6 +45,28 @@ def accuracy(split: Split = "train") -> Observable:
                 "leave accuracy out of the observables, as in observables=[loss,sharpness]"
             )
         return {"": jnp.asarray(_evaluation(state, split).accuracy)}
+
+    return memoryless(measure)
+
+
+def by_task(split: Split = "test") -> Observable:
+    """``loss`` and ``accuracy`` (of labels), means over each task that the run goes through.
+
+    Vectors [L] in the order of training: a task that comes twice is there twice. Raises ValueError
+    for a run without tasks.
+    """
+
+    def measure(state: State) -> Values:
+        if state.data.tasks is None:
+            raise ValueError("it tells tasks apart, and this run has none: set task_steps")
+
+        def one(task: jax.Array) -> Evaluation:
+            examples = getattr(of_task(state.data, task), split)
+            return evaluate(state.problem, state.params, examples, state.microbatch)
+
+        found = lax.map(one, jnp.asarray(state.data.tasks.order))
+        values = {"loss": found.loss, "accuracy": found.accuracy}
+        return {name: value for name, value in values.items() if value is not None}
 
     return memoryless(measure)
 

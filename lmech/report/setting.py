@@ -21,6 +21,9 @@ USUAL = {
     "clip_norm": None,
     "label_noise": None,
     "data_fraction": None,
+    "task_steps": None,
+    "task_order": None,
+    "replay": None,
     "init_from": None,
 }
 LISTED = 6
