@@ -16,7 +16,7 @@ NETS = {
     "relu": "ReLU, Adam",
     "gelu": "GELU, Adam",
     "gd": "ReLU, gradient descent",
-    "layer norm": "ReLU with layer norm, Adam",
+    "layer norm": "with layer norm, Adam",
 }
 PLAIN = ("relu", "gelu")
 """The nets under Adam without layer norm."""
@@ -257,7 +257,8 @@ def _by_task(axis: Axes, runs: Sequence[Run]) -> None:
     """A line a run; a fresh net's loss on the last task as a cross."""
     for net, label in NETS.items():
         for number, run in enumerate(r for r in _shown(runs, "new") if _net(r) == net):
-            losses, told = _losses(run), label if number == 0 else None
+            rate = run.config["optimizer"]["learning_rate"]
+            losses, told = _losses(run), f"{label}, η = {rate:g}" if number == 0 else None
             axis.plot(
                 np.arange(1, len(losses) + 1), losses, ".-", color=SHADES[net], lw=1, label=told
             )
@@ -271,8 +272,8 @@ def _by_task(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set(yscale="log", xlabel="task (random labels, new in each)")
     axis.set_ylabel("training loss at the task's end (nats)")
     axis.set_ylim(None, 1e3)  # room for the legend
-    axis.set_title("How well each new task is fitted in as many steps")
-    axis.legend(fontsize=7, ncols=2, loc="upper left")
+    axis.set_title(f"How well each new task is fitted in {runs[0].config['task_steps']} steps")
+    axis.legend(fontsize=6.5, ncols=2, loc="upper left")
 
 
 def _dead(axis: Axes, runs: Sequence[Run]) -> None:
@@ -306,7 +307,7 @@ def _around(axis: Axes, runs: Sequence[Run]) -> None:
     axis.axvline(0, color="0.5", lw=0.8, ls=":")
     axis.set(xlabel="steps after the switch (last: the end of the run)")
     axis.set_ylabel("test accuracy on the first task (points)")
-    axis.set_title("Old accuracy around the switch; circles: at the ends of the tasks")
+    axis.set_title("Mean over seeds around the switch; circles: at the tasks' ends")
     axis.legend(fontsize=7, title="turned by", title_fontsize=7, ncols=2, loc="lower right")
 
 
@@ -328,7 +329,7 @@ def _angles(axis: Axes, rows: pd.DataFrame) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda angle, _: f"{angle:g}°"))
     axis.set(
         xlabel="the second task's digits are turned by",
-        ylabel="test accuracy on the first task (points)",
+        ylabel="lost of the first task's accuracy (points)",
     )
     axis.set_title("What step-by-step evaluation sees, and what one at the ends")
     axis.legend(fontsize=7)
