@@ -211,7 +211,9 @@ def _trends(frame: pd.DataFrame) -> list[dict[str, Any]]:
             "row": "trend",
             "jobs": own["job"].tolist(),
             "seeds": [seed],
-            "order_of_angles": _rank_correlation([(own["angle"], own["drop"])]),
+            "order_of_angles": _rank_correlation(
+                [(own["angle"].to_numpy(), own["drop"].to_numpy())]
+            ),
         }
         for seed, own in replayed.groupby("seed")
         if own["angle"].nunique() > 1
@@ -293,7 +295,7 @@ def _dead(axis: Axes, runs: Sequence[Run]) -> None:
 def _around(axis: Axes, runs: Sequence[Run]) -> None:
     """Means over the seeds, a line an angle; circles are all that is seen at the tasks' ends."""
     switch = runs[0].config["task_steps"]
-    curve = {}
+    curve: dict[tuple[bool, float], list[pd.Series]] = {}
     for run in runs:
         row = _switch(run)
         curve.setdefault((row["replay"] > 0, row["angle"]), []).append(_old_accuracy(run))
