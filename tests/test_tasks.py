@@ -194,7 +194,7 @@ def test_a_minibatch_has_the_examples_that_its_places_name():
 
 def test_with_replacement_and_repeats_too():
     words = [*ROTATED, "batch_size=8", "task_steps=4", "steps=8", "replacement=true"]
-    drawn = building.build([job(*words, "batch_repeats=2")]).batches(np.arange(8))[0]
+    drawn = building.build([job(*words, "batch_repeats=2")]).batches(np.arange(9))[0]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert set((drawn[4:] // 60).ravel()) == {1}
 
