@@ -23,7 +23,7 @@ from lmech import (
     seeds,
     snapshots,
 )
-from lmech.datasets import Data
+from lmech.datasets import Data, Examples, Stream
 from lmech.disk import read_weights
 from lmech.inputs import NEVER, Course, Inputs, Room, Rows, Stop
 from lmech.member import Carry, Feed, Mode, Program
@@ -41,15 +41,15 @@ class Setup(NamedTuple):
     inputs: Inputs
     data: Data
     rates: Callable[[np.ndarray], np.ndarray]
-    batches: Callable[[np.ndarray], np.ndarray] | None
+    batches: Callable[[np.ndarray], np.ndarray | Examples] | None
     params: Params | None = None
     """Where the members start [M, …], if some start at a snapshot."""
 
     def feed(self, step: int) -> Feed:
         """What the host gives one step, [M, …]."""
         at = np.asarray([step])
-        batch = None if self.batches is None else self.batches(at)[:, 0]
-        return Feed(self.rates(at)[:, 0], batch)
+        batches = None if self.batches is None else self.batches(at)
+        return Feed(self.rates(at)[:, 0], jax.tree.map(lambda array: array[:, 0], batches))
 
     def state_shapes(self) -> tuple[Carry, dict[str, Memory]]:
         """Shapes of the members' state and the observables' memories."""
@@ -66,11 +66,12 @@ def load_data(config: Config) -> Data:
     data = planning.load_data(config)
     n = len(data.train.x)
     for key in ("batch_size", "microbatch"):
-        drawn_anew = key == "batch_size" and config.get("replacement")
+        drawn_anew = key == "batch_size" and (config.get("replacement") or data.stream)
         if config[key] is not None and config[key] > n and not drawn_anew:
             raise ConfigError(f"{key}={config[key]}, but there are {n} training examples: lower it")
     checking.targets(config, data)
     checking.tasks(config, data)
+    checking.stream(config, data)
     return data
 
 
@@ -323,6 +324,30 @@ def minibatches(
     return lambda steps: np.stack([drawn(config, rows, steps) for config, rows in members])
 
 
+def fresh_batches(configs: Sequence[Config], stream: Stream) -> Callable[[np.ndarray], Examples]:
+    """``steps [S] → Examples [M, S, B, …]`` that nobody has seen before, of each job's own seed."""
+    dtype, size = configs[0]["precision"]["dtype"], configs[0]["batch_size"]
+
+    def drawn(config: Config, steps: np.ndarray) -> Examples:
+        steps = np.minimum(steps, config["steps"]) // config.get("batch_repeats", 1)
+        return sampling.fresh(stream, _streams(config)["batches"], steps, size)
+
+    def batches(steps: np.ndarray) -> Examples:
+        own = [drawn(config, steps) for config in configs]
+        x, y = (np.stack(arrays) for arrays in zip(*((one.x, one.y) for one in own), strict=True))
+        return Examples(*(a if datasets.integers(a) else a.astype(dtype) for a in (x, y)))
+
+    return batches
+
+
+def _batches(
+    configs: Sequence[Config], data: Data, chosen: Sequence[np.ndarray | None]
+) -> Callable[[np.ndarray], np.ndarray | Examples] | None:
+    if data.stream is not None:
+        return fresh_batches(configs, data.stream)
+    return minibatches(configs, len(data.train.x), chosen, data.tasks)
+
+
 def build(
     configs: Sequence[Config], program: Program | None = None, whole: Extent | None = None
 ) -> Setup:
@@ -342,9 +367,9 @@ def build(
     return Setup(
         program=program,
         inputs=inputs,
-        data=data._replace(outputs=None),  # the model has it; a program takes arrays
+        data=data._replace(outputs=None, stream=None),  # model and feed; a program takes arrays
         rates=learning_rates(configs),
-        batches=minibatches(configs, len(data.train.x), chosen, data.tasks),
+        batches=_batches(configs, data, chosen),
         params=starting_points(configs, program, inputs),
     )
 

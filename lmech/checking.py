@@ -48,6 +48,18 @@ def tasks(config: Config, data: Data) -> None:
         )
 
 
+def stream(config: Config, data: Data) -> None:
+    """Raise ConfigError for what cannot be of examples that are drawn anew at each step."""
+    if data.stream is None:
+        return
+    told = "this dataset draws new examples at each step: "
+    if config["batch_size"] is None:
+        raise ConfigError(f"{told}set batch_size, which says how many")
+    for key in ("label_noise", "data_fraction"):
+        if config[key] is not None:
+            raise ConfigError(f"{told}{key} is of a training set, set it to null")
+
+
 def no_interaction(problem: Problem, data: Data) -> None:
     """Raise ConfigError for a model that does not take each example on its own."""
     params = modelling.shapes_of(problem)

@@ -63,7 +63,10 @@ class Program:
 
 
 class Feed(NamedTuple):
-    """What the host gives a step: its learning rate, and its examples' indices (None: all)."""
+    """What the host gives a step: its learning rate, and its examples.
+
+    These are indices into the training set (None: all of it), or ``Examples`` drawn anew.
+    """
 
     rate: Any
     batch: Any
@@ -146,10 +149,12 @@ def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
 def _examples(data: Data, feed: Feed) -> Examples:
     """The examples of one step; a minibatch is drawn among the first of the member's own.
 
-    Where there are tasks, among those of all of them.
+    Where there are tasks, among those of all of them; of a stream they come with the feed.
     """
     if feed.batch is None:
         return data.train
+    if isinstance(feed.batch, Examples):
+        return feed.batch
     draw = partial(take, data.train) if data.tasks is None else partial(take_of_tasks, data)
     return draw(feed.batch)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmech import seeds
+from lmech.datasets import Examples, Stream
 
 Draw = Callable[[np.ndarray, int, int], np.ndarray]
 
@@ -103,6 +104,28 @@ def _uniform(seed: int, steps: np.ndarray, size: int) -> np.ndarray:
 @lru_cache(maxsize=256)
 def _numbers(seed: int, block: int, size: int) -> np.ndarray:
     return seeds.generator(seed, "batches", REPLAYED + block).random((_span(size), size))
+
+
+FRESH = 64
+"""Steps whose examples are drawn at once."""
+
+
+def fresh(stream: Stream, seed: int, steps: np.ndarray, batch_size: int) -> Examples:
+    """Minibatches [S, B, …] of new examples at the given steps, no example of two of them.
+
+    A function of (seed, step) alone for each batch size.
+    """
+    blocks, places = np.unique(steps // FRESH, return_inverse=True)
+    drawn = [
+        stream(seeds.generator(seed, "batches", int(block)), FRESH * batch_size) for block in blocks
+    ]
+    rows = places * FRESH + steps % FRESH
+
+    def at(arrays: list[np.ndarray]) -> np.ndarray:
+        whole = np.concatenate(arrays)
+        return whole.reshape(-1, batch_size, *whole.shape[1:])[rows]
+
+    return Examples(at([own.x for own in drawn]), at([own.y for own in drawn]))
 
 
 def count(n: int, fraction: float) -> int:

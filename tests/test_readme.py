@@ -66,5 +66,6 @@ def test_the_groups_that_the_readme_names_exist():
     made = {"gaussian", "power_law", "chebyshev", "modular", "sparse_parity", "xor_clusters"}
     made |= {"gaussian_clusters", "multi_index", "teacher_student", "piecewise_linear", "one_hot"}
     made |= {"rotated_digits", "repeated_digits"}
+    made |= {"power_law_regression"}
     assert images | text | made == set(config.groups()["dataset"])
     assert {name for name in images | text | made if f"`{name}`" not in README} == set()

@@ -1,5 +1,6 @@
 """Datasets: factories that return NumPy arrays. No JAX here, so planning stays light."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ class Examples(NamedTuple):
     x: Any
     y: Any
     weight: Any = None
+
+
+Stream = Callable[[np.random.Generator, int], Examples]
 
 
 class Tasks(NamedTuple):
@@ -45,12 +49,16 @@ class Data(NamedTuple):
     own. ``outputs`` is the number of classes where the labels need not show it: a vocabulary, of
     which some words may occur in no example (None: as many as the labels ask for). ``tasks``: what
     the data change to along a run (None: they stay).
+
+    ``stream(generator, n)`` draws n new examples. Where there is one, each step's minibatch is
+    drawn with it, and none is seen twice (one pass); ``train`` is then a sample to measure on.
     """
 
     train: Examples
     test: Examples | None
     outputs: int | None = None
     tasks: Tasks | None = None
+    stream: Stream | None = None
 
     @property
     def splits(self) -> dict[str, Examples]:
@@ -144,9 +152,18 @@ def check(data: Data) -> None:
                 f"{name} labels go up to {y.max()}, and there are {data.outputs} classes: they "
                 "count from 0"
             )
+    _check_others(data)
+
+
+def _check_others(data: Data) -> None:
+    """Raise ValueError unless test split, tasks and stream are like the training set."""
     if data.test is not None:
-        _check_alike(data.train, data.test)
+        _check_alike(data.train, data.test, "test split")
     _check_tasks(data, data.tasks)
+    if data.tasks is not None and data.stream is not None:
+        raise ValueError("a dataset has tasks or a stream of new examples, not both")
+    if data.stream is not None:
+        _check_stream(data.train, data.stream)
 
 
 def _check_tasks(data: Data, tasks: Tasks | None) -> None:
@@ -174,6 +191,18 @@ def _check_tasks(data: Data, tasks: Tasks | None) -> None:
             raise ValueError(f"{name} split: task 0 is not the dataset's own, or one is not finite")
 
 
+def _check_stream(train: Examples, stream: Stream) -> None:
+    """Raise ValueError unless it draws as many examples as are asked for, like the training set."""
+    drawn = stream(np.random.default_rng(0), 2)
+    if not isinstance(drawn, Examples):
+        raise ValueError(f"its stream draws a {type(drawn).__name__}, and not Examples(x, y)")
+    _check_arrays("drawn", {"x": drawn.x, "y": drawn.y})
+    if (len(drawn.x), len(drawn.y)) != (2, 2):
+        told = f"{len(drawn.x)} inputs and {len(drawn.y)} targets"
+        raise ValueError(f"its stream draws {told} where 2 of each are asked for")
+    _check_alike(train, drawn, "stream")
+
+
 def _check_arrays(split: str, arrays: dict[str, Any]) -> None:
     """Raise ValueError unless they are arrays of finite numbers, and not empty."""
     for name, array in arrays.items():
@@ -196,13 +225,14 @@ def _check_arrays(split: str, arrays: dict[str, Any]) -> None:
             )
 
 
-def _check_alike(train: Examples, test: Examples) -> None:
+def _check_alike(train: Examples, test: Examples, name: str) -> None:
     """Raise ValueError unless inputs have one shape, and targets one kind and shape."""
     if train.x.shape[1:] != test.x.shape[1:]:
-        shapes = f"{train.x.shape[1:]} in the train split and {test.x.shape[1:]} in the test split"
+        shapes = f"{train.x.shape[1:]} in the train split and {test.x.shape[1:]} in the {name}"
         raise ValueError(f"an input has shape {shapes}: they go through the same model")
     if integers(train.y) != integers(test.y) or train.y.shape[1:] != test.y.shape[1:]:
         told = " and ".join(
-            f"{y.dtype} {y.shape} ({n})" for n, y in (("train", train.y), ("test", test.y))
+            f"{y.dtype} {y.shape} ({n})"
+            for n, y in (("train", train.y), (name.removesuffix(" split"), test.y))
         )
         raise ValueError(f"targets are {told}: a loss takes one kind")
