@@ -136,7 +136,7 @@ def _whole(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _orders(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One a seed that has all three phases."""
-    found = {}
+    found: dict[int, dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["kind"] == "curves" and row["phase"] in ORDERED:
             found.setdefault(row["seed"], {})[row["phase"]] = row
@@ -249,7 +249,7 @@ def _dots(axis: Axes, sgd: Sequence[Run]) -> None:
             for name in ("test_loss", "expected_loss")
         )
         at, told = losses.index[losses.index > 0], number == 0
-        style = {"ms": 3, "mfc": "white", "mec": "tab:red", "mew": 0.8}
+        style: dict[str, Any] = {"ms": 3, "mfc": "white", "mec": "tab:red", "mew": 0.8}
         label = f"SGD, mean of {len(own)} seeds" if told else None
         axis.plot(width * at, losses[at], "o", label=label, zorder=3, **style)
         label = "exact, of the same W" if told else None

@@ -17,8 +17,9 @@ from lmech.observables import Count, Memory, Observable, State, Values, memoryle
 
 def _population(state: State) -> tuple[jax.Array, jax.Array]:
     """Standard deviations of the inputs and the target's components D^½b [v], off the test set."""
-    root = jnp.sqrt(jnp.asarray(len(state.data.test.x), state.data.test.x.dtype))
-    return jnp.diagonal(state.data.test.x) / root, state.data.test.y[:, 0] / root
+    x, y, _ = state.data.train if state.data.test is None else state.data.test  # see _suits
+    root = jnp.sqrt(jnp.asarray(len(x), x.dtype))
+    return jnp.diagonal(x) / root, y[:, 0] / root
 
 
 def _moments(spread: jax.Array, target: jax.Array, weights: jax.Array) -> Moments:
@@ -87,6 +88,7 @@ def loss_curves(draws: Count = 8, decades: Count = 6, per_decade: Count = 10) ->
 
 def _suits(data: Data) -> None:
     """Raise ValueError unless the test points are the axes, which have the population's moments."""
-    x = data.test.x if data.test is not None else np.zeros(1)
-    if x.ndim != 2 or x.shape[0] != x.shape[1] or np.count_nonzero(x - np.diag(np.diagonal(x))):
+    x = data.train.x if data.test is None else data.test.x
+    square = data.test is not None and x.ndim == 2 and x.shape[0] == x.shape[1]
+    if not square or np.count_nonzero(x - np.diag(np.diagonal(x))):
         raise ValueError("needs dataset=power_law_regression with test_size=null")
