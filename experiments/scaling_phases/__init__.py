@@ -219,7 +219,7 @@ def _column(axes: np.ndarray, runs: Sequence[Run], sgd: Sequence[Run], row: pd.S
     best = envelope(sizes, steps, mean)
     top.plot(best.compute, best.loss, "-", color="black", lw=2, label="envelope P*, d*")
     bottom.plot(best.compute, best.size, "-", color="black", lw=2)
-    panels = ((top, best.loss, "loss", 0.4), (bottom, best.size, "size", 1.7))
+    panels = ((top, best.loss, "loss", 0.5), (bottom, best.size, "size", 1.7))
     for axis, values, name, apart in panels:
         _slope(axis, best.compute, values, row[f"{name}_predicted"], apart)
         told = f"slope {row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
