@@ -26,7 +26,8 @@ def outlier_overlap(
 
     - own column: mean of ‖Π_S vᵢ‖² over the C largest eigenvalues; of random directions it is r/P;
     - ``eigenvalues`` [P], descending, and ``overlaps`` ‖Π_S vᵢ‖² [P] in that order, their sum r;
-    - ``outliers``, how many eigenvectors lie more in S than outside, ‖Π_S vᵢ‖² > ½;
+    - ``outliers``, how many eigenvectors lie more in S than outside, ‖Π_S vᵢ‖² > ½; of equal
+      eigenvalues, as of λ = 0, the eigenvectors and so their overlaps are what rounding makes them;
     - ``directions`` r.
 
     P products, a dense eigendecomposition and C² gradients, in memory P² beside C²P; the gradients
@@ -44,7 +45,7 @@ def outlier_overlap(
             )
         operator = matrices.operator(state, matrix, examples, microbatch)
         values, vectors = jnp.linalg.eigh(curvature.dense(operator, w.size, w.dtype))
-        basis = _span(_class_means(state, examples))
+        basis = _span(class_means(state, examples))
         overlaps = jnp.square(basis @ vectors[:, ::-1]).sum(axis=0)
         directions = jnp.square(basis).sum()
         classes = round(len(basis) ** 0.5)
@@ -59,8 +60,11 @@ def outlier_overlap(
     return memoryless(measure)
 
 
-def _class_means(state: State, examples: int | None) -> jax.Array:
-    """g_kj as rows [C², P]: ∇_w of the mean logits of each class."""
+def class_means(state: State, examples: int | None) -> jax.Array:
+    """g_kj as rows [C², P], those of class 0 first: ∇_w of the mean logits of each class.
+
+    Raises ValueError for real targets and for a label a position.
+    """
     chosen = chosen_examples(state, examples)
     if not has_labels(chosen) or chosen.y.ndim > 1:
         raise ValueError(
