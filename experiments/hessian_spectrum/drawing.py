@@ -102,7 +102,7 @@ def _weights(axis: Axes, runs: Sequence[Run]) -> None:
         axis.plot([], [], "o", ms=4, mfc="none", color="0.3", label="from class means alone")
     axis.set(xscale="log", yscale="log", ylim=(SHOWN * top, 2 * top))
     axis.set(xlabel="rank i", ylabel=r"eigenvalue $\lambda_i$")
-    axis.set_title(f"more weights, same outliers ({FIVE} classes)", fontsize=9)
+    axis.set_title(f"more weights, same largest eigenvalues ({FIVE} classes)", fontsize=9)
 
 
 def _overlaps(axis: Axes, runs: Sequence[Run]) -> None:
