@@ -291,12 +291,15 @@ def _slope(seed: Any, rows: pd.DataFrame) -> dict[str, Any]:
     same = rows[rows["dimension"] == rows["dimension"].min()].sort_values("width")
     upper = same.iloc[len(same) // 2 :]
     whole = len(upper) > 1 and upper["rank"].notna().all()
-    logs = [np.log(upper[name].astype(float)) for name in ("weights", "rank")] if whole else None
+    slope = np.nan
+    if whole:
+        weights, ranks = (np.log(upper[name].to_numpy(float)) for name in ("weights", "rank"))
+        slope = np.polyfit(weights, ranks, 1)[0]
     return {
         "kind": "slope",
         "seed": seed,
         "jobs": upper["job"].tolist(),
-        "slope": np.polyfit(*logs, 1)[0] if logs else np.nan,
+        "slope": slope,
     }
 
 

@@ -37,7 +37,8 @@ class LinearCNN(nn.Module):
             draw = drawer("normal_fan_in", KERNEL * into, x.dtype)
             kernel = self.param(f"convolution_{layer}", draw, (KERNEL, into, self.width))
             after = h.shape[1] - KERNEL + 1
-            h = sum(h[:, j : j + after] @ kernel[j] for j in range(KERNEL))
+            shifted = (h[:, j : j + after] @ kernel[j] for j in range(1, KERNEL))
+            h = sum(shifted, start=h[:, :after] @ kernel[0])
         positions = h.shape[1]
         draw = drawer("normal_fan_in", positions * self.width, x.dtype)
         return jnp.tensordot(h, self.param("readout", draw, (positions, self.width, self.outputs)))
