@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types docs bench bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers wheel clean
+.PHONY: help quickstart test test-all lint types docs bench wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -32,31 +32,8 @@ types: $(VENV)/installed-dev ## mypy
 docs: $(VENV)/installed-dev ## the documentation as a site, build/docs/index.html; a warning is an error
 	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs . build/docs
 
-bench: bench-steps bench-sweeps bench-ntk bench-peers bench-mup bench-grokking bench-tracker bench-loggers ## all of the costs, as ratios (over an hour; the parts have names)
-
-bench-steps: $(VENV)/installed-dev ## steps beside a hand-written loop, Hessian products (minutes)
-	$(BIN)/python scripts/bench.py
-
-bench-sweeps: $(VENV)/installed-dev ## sweeps beside Hydra's launcher; modes; planning; writing (half an hour)
-	$(BIN)/python scripts/bench_sweeps.py
-
-bench-ntk: $(VENV)/installed-dev ## time and peak memory of tangent kernels (minutes)
-	$(BIN)/python scripts/bench_ntk.py
-
-bench-peers: $(VENV)/installed-dev ## beside PyHessian, hessian-eigenthings, scipy, where installed
-	$(BIN)/python scripts/bench_peers.py
-
-bench-mup: $(VENV)/installed-dev ## beside microsoft/mup's own loop, where installed (minutes; CIFAR-10)
-	$(BIN)/python scripts/bench_mup.py
-
-bench-grokking: $(VENV)/installed-dev ## grokking's transformer beside plain PyTorch, where installed (minutes)
-	$(BIN)/python scripts/bench_grokking.py
-
-bench-tracker: $(VENV)/installed-dev ## sharpness tracker: cost against error at the edge (an hour; CIFAR-10)
-	$(BIN)/python scripts/bench_tracker.py
-
-bench-loggers: $(VENV)/installed-dev ## a sweep with all loggers beside one with none (minutes)
-	$(BIN)/python scripts/bench_loggers.py
+bench: $(VENV)/installed-dev ## costs as ratios, into bench-results/ (hours); TABLE=steps: one; BENCH=--help: which
+	$(BIN)/python -m scripts.bench $(TABLE) $(BENCH)
 
 wheel: $(VENV)/installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel

@@ -98,7 +98,7 @@ def _mean(
 
     def rows(product: Callable[[Vector], Vector], V: Block) -> Block:
         # One after another on a CPU: what K of them share, reading the data once, is less than what
-        # they lose, elementwise work that no longer fits the cache (make bench-steps).
+        # they lose, elementwise work that no longer fits the cache (make bench TABLE=products).
         side_by_side = len(V) > 1 and jax.default_backend() != "cpu"
         return jax.vmap(product)(V) if side_by_side else jax.lax.map(product, V)
 

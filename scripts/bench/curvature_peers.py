@@ -1,29 +1,20 @@
-"""Following λ₁ along a run: lmech's ``sharpness`` beside its peers, as ratios within one run.
-
-    pip install torch pyhessian hessian-eigenthings scipy
-    python scripts/bench_peers.py                                        # random data
-    python scripts/bench_peers.py --data cifar10                         # trains to the edge first
-    python scripts/bench_peers.py --data cifar10 --weights w.npy [--reference lambda.npy]
+"""Following λ₁ along a run: lmech's ``sharpness`` beside its peers, at equal accuracy.
 
 fc-tanh 3072-200-200-10, ½ squared error, 5,000 examples, full batch, float32, on the CPU with the
-same number of threads on both sides. A peer that is not installed is skipped (PyTorch and SciPy
-are needed; hessian-eigenthings in its version 1). Every tool sees the same sequence of frames, ten
-steps of gradient descent apart, or the rows of ``--weights``: [F, P], in the order of
-``ravel_pytree`` of lmech's parameters. That both sides have the same loss, gradient and
-Hessian-vector product is asserted first.
+same number of threads on both sides: CIFAR-10 at the edge of stability (trained there first; --keep
+keeps the weights), or random data where CIFAR-10 is not there. Every tool sees the same frames, ten
+steps of gradient descent apart. That both sides have the same loss, gradient and Hessian-vector
+product is asserted first.
 
 Each tool's settings are tried from the loosest on, until one's median error over the frames is no
 larger than lmech's (or than 1e-5, float32's allowance): that is equal accuracy, marked ``=``.
-Errors are relative, against ARPACK in float64 or ``--reference`` ([F] or [F, k], λ₁ first). Each
-setting walks the frames beside lmech, so that all its ratios are of neighbours in time; they are
-medians over the frames. Cold: each frame from a random vector. Warm: from the last frame's
-eigenvector.
+Errors are relative, against ARPACK in float64. Each setting walks the frames beside lmech, so that
+all its ratios are of neighbours in time; they are medians over the frames. Cold: each frame from a
+random vector. Warm: from the last frame's eigenvector. hessian-eigenthings is of its version 1.
 """
 
-import argparse
 import copy
 import importlib
-import os
 import statistics
 import time
 import warnings
@@ -33,28 +24,26 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
-try:
-    import torch
-except ModuleNotFoundError:  # the other benches go on
-    print("bench-peers: skipped, pip install torch pyhessian hessian-eigenthings")
-    raise SystemExit from None
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beside import installed, same_threads
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
-from torch import nn
 
-from lmech import building, config, member, planning
-from lmech.datasets import Data, Examples
+from lmech import building, config, member
+from lmech.datasets import Data, cifar10, files
 from lmech.numerics.precision import numerics
 from lmech.observables.curvature import sharpness
 from lmech.problem import loss_and_gradient
+from scripts.bench import fc
+from scripts.bench.asked import Asked, need
+from scripts.bench.tables import Cell, Ratio, Table, Target
+from scripts.bench.timing import ratio_of, same_threads
+from scripts.bench.tracker import kept
+
+torch = need("torch", "torch pyhessian hessian-eigenthings curvlinops-for-pytorch")
+nn = torch.nn
 
 OVERRIDES = ("dataset=cifar10", "dataset.train_size=5000", "model.width=200", "observables=[loss]")
 EVERY = 10
@@ -64,9 +53,11 @@ RUN = {"random": (0.25, 100), "cifar10": (0.01, 4400)}
 # No more is asked of a peer: in float32 PyHessian's vectors are 1e-6 too short (2e-6 in λ₁), and
 # hessian-eigenthings' long dot products cost some 5e-6.
 FLOOR = 1e-5
+MOST = 300
+"""Products of power iteration."""
 
 Tree = Any
-Tensors = list[torch.Tensor]
+Tensors = list[Any]
 Estimate = tuple[float, int, Any]  # λ₁, products spent, what the next frame starts from
 
 
@@ -118,7 +109,7 @@ class Row(NamedTuple):
     products: float
     per_gradient: float
     """Wall time over that of PyTorch's gradient."""
-    per_lmech: float
+    per_lmech: Ratio
     equal: bool = False
 
 
@@ -131,21 +122,10 @@ class Walk(NamedTuple):
     gradients: tuple[float, float]
 
 
-def random_data() -> Data:
-    """Gaussian inputs and uniform labels of the paper's sizes."""
-    rng = np.random.default_rng(0)
-
-    def split(n: int) -> Examples:
-        return Examples(rng.normal(size=(n, 3072)), rng.integers(0, 10, n).astype(np.int32))
-
-    return Data(split(5000), split(100))
-
-
-def build(name: str) -> tuple[Bench, Data]:
+def build(name: str, examples: int) -> tuple[Bench, Data]:
     """The problem as lmech composes it, and its data on the host."""
     if name == "random":
-        data = random_data()
-        planning._load = lambda _: data
+        fc.instead(fc.images(examples))
     batch = building.build([config.resolve(config.compose(list(OVERRIDES)))])
     inputs = jax.device_put(jax.tree.map(lambda leaf: leaf[0], batch.inputs))
     on_device = jax.device_put(batch.data)
@@ -186,6 +166,18 @@ def build(name: str) -> tuple[Bench, Data]:
 def half_squared_error(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Mean of ½ Σ_c (f_c − y_c)²."""
     return (outputs - y).square().sum(-1).mean() / 2
+
+
+class HalfMean(nn.Module):
+    """The same as a module, as curvlinops asks for one."""
+
+    def forward(self, outputs: Any, y: Any) -> Any:
+        """Mean over the examples."""
+        return half_squared_error(outputs, y)
+
+
+half_mean = HalfMean()
+half_mean.reduction = "mean"
 
 
 def torch_problem(data: Data) -> Torch:
@@ -240,8 +232,8 @@ def torch_product(side: Torch) -> Callable[[torch.Tensor], torch.Tensor]:
     return product
 
 
-def check(bench: Bench, side: Torch, w: jax.Array) -> None:
-    """Loss, gradient and Hessian-vector product agree to float32 rounding, or AssertionError."""
+def check(bench: Bench, side: Torch, w: jax.Array) -> str:
+    """That loss, gradient and Hessian-vector product agree to rounding. Raises AssertionError."""
     v = jnp.asarray(np.random.default_rng(1).normal(size=w.shape), w.dtype)
     move(side, bench.unravel(w))
     loss, gradient = bench.gradient(w)
@@ -254,9 +246,9 @@ def check(bench: Bench, side: Torch, w: jax.Array) -> None:
         ),
     }
     errors = {name: float((a - b).norm() / a.norm()) for name, (a, b) in pairs.items()}
-    print("lmech and PyTorch differ by " + ", ".join(f"{n} {e:.0e}" for n, e in errors.items()))
     if max(errors.values()) > 1e-5:
-        raise AssertionError("the two sides are not the same problem")
+        raise AssertionError(f"the two sides are not the same problem: {errors}")
+    return "lmech and PyTorch differ by " + ", ".join(f"{n} {e:.0e}" for n, e in errors.items())
 
 
 def arpack(tol: float, warm: bool, dtype: str = "float32", **options: Any) -> Run:
@@ -369,6 +361,35 @@ def eigenthings(package: ModuleType, most: int) -> dict[str, list[Setting]]:
     }
 
 
+def curvlinops(package: ModuleType, _: int) -> dict[str, list[Setting]]:
+    """Its Hessian as a SciPy operator under ``eigsh``, the way that its documentation has it."""
+
+    def solve(tol: float, warm: bool) -> Run:
+        def run(side: Torch, start: Any) -> Estimate:
+            data, parameters = [(side.x, side.y)], side.parameters()
+            hessian = package.HessianLinearOperator(
+                side.model, half_mean, parameters, data, check_deterministic=False
+            )
+            operator, spent = hessian.to_scipy(), 0
+
+            def matvec(v: np.ndarray) -> np.ndarray:
+                nonlocal spent
+                spent += 1
+                return operator @ v.astype(np.float32, copy=False).reshape(-1)
+
+            counting = LinearOperator(operator.shape, matvec=matvec, dtype=np.float32)
+            values, vectors = eigsh(counting, k=1, which="LA", tol=tol, v0=start)
+            return float(values[0]), spent, vectors[:, 0] if warm else None
+
+        return run
+
+    tolerances = (1e-1, 1e-2, 1e-3, 1e-4)
+    return {
+        f"curvlinops + eigsh, {name}": [Setting(f"tol={t:.0e}", solve(t, warm)) for t in tolerances]
+        for name, warm in (("cold", False), ("warm", True))
+    }
+
+
 def scipys() -> dict[str, list[Setting]]:
     """ARPACK at its default basis of 20 vectors, and at one of 8 for a warm start's sake."""
 
@@ -385,15 +406,20 @@ def scipys() -> dict[str, list[Setting]]:
     }
 
 
-def peers(most: int) -> dict[str, list[Setting]]:
-    """Each tool's settings, the loosest first."""
-    tools = {}
-    for name, settings in {"pyhessian": pyhessian, "hessian_eigenthings": eigenthings}.items():
+def peers(most: int) -> tuple[dict[str, list[Setting]], list[str]]:
+    """Each tool's settings, the loosest first; and what is not installed."""
+    tools, skipped = {}, []
+    settings = {
+        "pyhessian": pyhessian,
+        "hessian_eigenthings": eigenthings,
+        "curvlinops": curvlinops,
+    }
+    for name, made in settings.items():
         try:
-            tools |= settings(importlib.import_module(name), most)
+            tools |= made(importlib.import_module(name), most)
         except ImportError as error:
-            print(f"skipped: {name} ({error})")
-    return tools | scipys()
+            skipped.append(f"{name} ({error})")
+    return tools | scipys(), skipped
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -442,9 +468,7 @@ def summary(tool: str, label: str, steps: list[Walk], reference: np.ndarray) -> 
             per_gradient=statistics.median(
                 s / step.gradients[1] for s, step in zip(seconds, steps, strict=True)
             ),
-            per_lmech=statistics.median(
-                s / step.seconds[0] for s, step in zip(seconds, steps, strict=True)
-            ),
+            per_lmech=ratio_of([s / w.seconds[0] for s, w in zip(seconds, steps, strict=True)]),
         )
 
     ours = row("lmech", "defaults", [s.ours for s in steps], [s.seconds[0] for s in steps])
@@ -452,110 +476,85 @@ def summary(tool: str, label: str, steps: list[Walk], reference: np.ndarray) -> 
     return ours, theirs._replace(equal=theirs.median <= max(ours.median, FLOOR))
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
-    return (
-        f"{'=' if row.equal else ' '} {row.tool:24s} {row.label:33s} {row.median:8.1e} "
-        f"{row.worst:8.1e} {row.products:8.0f} {row.per_gradient:9.1f} {row.per_lmech:8.2f}"
-    )
-
-
-HEAD = (
-    f"  {'':24s} {'':33s} {'error λ₁':17s} {'Hessian':>8s} {'wall time over':>18s}\n"
-    f"  {'tool':24s} {'setting':33s} {'median':>8s} {'worst':>8s} {'products':>8s} "
-    f"{'gradient':>9s} {'lmech':>8s}"
-)
-
-
 def compare(
-    bench: Bench,
-    side: Torch,
-    frames: np.ndarray,
-    reference: np.ndarray,
-    memory: Any,
-    most: int,
-) -> tuple[list[Row], list[Walk]]:
-    """Rows of lmech and of each tool, up to equal accuracy or the most products; all the walks."""
+    bench: Bench, side: Torch, frames: np.ndarray, reference: np.ndarray, memory: Any, most: int
+) -> tuple[list[Row], list[Walk], list[str]]:
+    """Rows of lmech and of each tool up to equal accuracy or the most products; walks; failures."""
     rows, ours, walks = [], [], []
-    for tool, settings in peers(most).items():
+    tools, skipped = peers(most)
+    for tool, settings in tools.items():
         for label, run in settings:
             try:
                 steps = walk(bench, side, frames, memory, run)
             except Exception as error:  # a peer's failure is a finding
-                print(f"  {tool:24s} {label:33s} failed: {type(error).__name__}: {error}")
+                skipped.append(f"{tool} {label} failed: {type(error).__name__}: {error}")
                 break
             mine, theirs = summary(tool, label, steps, reference)
-            print(line(theirs), flush=True)
             rows.append(theirs)
             ours.append(mine)
             walks += steps
             if theirs.equal or theirs.products >= most:
                 break
     middle = statistics.median(row.per_gradient for row in ours)
-    return [ours[0]._replace(per_gradient=middle, equal=True), *rows], walks
+    return [ours[0]._replace(per_gradient=middle, equal=True), *rows], walks, skipped
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", choices=RUN, default="random")
-    parser.add_argument("--weights", help="frames [F, P] of a run on that data, .npy")
-    parser.add_argument("--reference", help="λ₁ of those frames, .npy")
-    parser.add_argument("--frames", type=int, default=20, help="how many (20)")
-    parser.add_argument("--first", type=int, default=0, help="the first row of --weights (0)")
-    parser.add_argument("--threads", type=int, help="of both sides (all cores)")
-    parser.add_argument("--most", type=int, default=300, help="products of power iteration (300)")
-    return parser.parse_args()
-
-
-def trained(bench: Bench, name: str, count: int) -> np.ndarray:
+def trained(bench: Bench, rate: float, before: int, count: int) -> np.ndarray:
     """``count`` frames of a run of gradient descent from lmech's first parameters."""
-    rate, before = RUN[name]
     frames = [bench.descend(bench.first, rate, before)]
     for _ in range(count - 1):
         frames.append(bench.descend(frames[-1], rate, EVERY))
     return np.stack(frames)
 
 
-def main() -> None:
-    """Print the settings as they are tried, then the table."""
-    asked = arguments()
+def measure(asked: Asked) -> Iterator[Table]:
+    """The settings of each tool up to equal accuracy."""
     threads = same_threads(asked.threads)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", "Using backward", UserWarning)  # PyHessian's way
-    rows = slice(asked.first, asked.first + asked.frames)
+    name, count = asked.size("cifar10", "random"), asked.size(20, 2)
+    try:
+        files.locate(cifar10.SOURCE)
+    except files.DataNotFound:
+        name = "random"
+    rate, before = RUN[name]
     with numerics():
-        bench, data = build(asked.data)
+        bench, data = build(name, asked.size(fc.EXAMPLES, 100))
         side = torch_problem(data)
-        frames = (
-            np.array(np.load(asked.weights, mmap_mode="r")[rows])
-            if asked.weights
-            else trained(bench, asked.data, asked.frames)
-        )
-        check(bench, side, jnp.asarray(frames[0]))
-        if asked.reference:
-            known = np.load(asked.reference)[rows]
-            reference = known.reshape(len(known), -1)[:, 0]
-        else:
-            reference = references(bench, side, frames)
+        paths = [asked.keep and asked.keep / f"{name}{part}.npy" for part in ("-w", "-exact")]
+        frames = kept(paths[0], lambda: trained(bench, rate, asked.size(before, 2), count))
+        same = check(bench, side, jnp.asarray(frames[0]))
+        reference = kept(paths[1], lambda: references(bench, side, frames))
         w = jnp.asarray(frames[0])
         jax.block_until_ready(bench.measure(bench.init(w), w, 0))  # compiles
         memory, began = timed(lambda: bench.init(w))
         _, gradient = timed(lambda: torch_gradient(side))
-        table, walks = compare(bench, side, frames, reference, memory, asked.most)
-    versions = ("lmech", "jax", "torch", "pyhessian", "hessian-eigenthings", "scipy", "numpy")
-    print(f"\n{len(frames)} frames, {asked.data} data, {threads} threads", end="; ")
-    print(", ".join(installed(versions)))
-    print(HEAD)
-    for row in table:
-        print(line(row))
+        most = asked.size(MOST, 3)
+        rows, walks, skipped = compare(bench, side, frames, reference, memory, most)
     own = statistics.median(walk.seconds[0] / walk.gradients[0] for walk in walks)
     ratio = statistics.median(walk.gradients[0] / walk.gradients[1] for walk in walks)
-    print(f"lmech's time over its own gradient's: {own:.1f}; that over PyTorch's: {ratio:.2f}")
-    print(f"lmech's first block, once a run: {began / gradient:.0f} of PyTorch's gradients")
+    notes = [
+        f"{len(frames)} frames, {name} data, {threads} threads. {same}. lmech's measurement takes "
+        f"{own:.1f} of its own gradients, and its gradient {ratio:.2f} of PyTorch's; its first "
+        f"block, once a run, {began / gradient:.0f} of PyTorch's gradients. = : equal accuracy.",
+        *(f"Skipped: {what}." for what in skipped),
+    ]
+    columns = ("", "tool", "setting", "error of λ₁: median", "worst", "Hessian products")
+    yield Table(
+        "λ₁ along a run",
+        (*columns, "wall over PyTorch's gradient", "wall over lmech's"),
+        [cells(row) for row in rows],
+        " ".join(notes),
+        tuple(
+            Target(f"{row.tool} ({row.label}) over lmech", row.per_lmech.median, "≥", 1.0)
+            for row in rows[1:]
+            if row.equal
+        ),
+    )
 
 
-if __name__ == "__main__":
-    main()
+def cells(row: Row) -> list[Cell]:
+    """A row of the table."""
+    first = "=" if row.equal else ""
+    errors = [row.median, row.worst]
+    return [first, row.tool, row.label, *errors, row.products, row.per_gradient, row.per_lmech]

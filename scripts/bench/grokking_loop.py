@@ -1,4 +1,4 @@
-r"""The peer of ``bench_grokking``: addition modulo p by a one-layer transformer, in plain PyTorch.
+r"""The peer of ``grokking``: addition modulo p by a one-layer transformer, in plain PyTorch.
 
 Nanda et al. 2023 as their notebook trains it: tensors and ``einsum``, full batch, AdamW with decay
 1, ten steps of warm-up, float64 logarithm. Three ways to the same logits at the last position:
@@ -9,9 +9,10 @@ Nanda et al. 2023 as their notebook trains it: tensors and ``einsum``, full batc
 """
 
 import torch
-from beside import Trained, clocks
 from torch import nn
 from torch.nn import functional
+
+from scripts.bench.timing import Trained, clocks
 
 TOKENS = 3
 """The positions: a, b, =."""

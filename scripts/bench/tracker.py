@@ -1,19 +1,16 @@
 """The sharpness tracker's frontier: what a measurement costs, and how far it is from λ₁.
 
-    python scripts/bench_tracker.py            # about an hour on 2 cores; needs CIFAR-10
-
 fc-tanh 3072-200-200-10 on the first 5,000 images of CIFAR-10, squared loss, full-batch gradient
 descent at η = 0.01, float32: trained to the edge of stability (4,400 steps), then measured every 10
 steps over 2,000 steps. Each policy follows the run from measurement to measurement, as the
 observable does. Reference: Lanczos from a random vector, 100 steps, at each point. Cost: wall time
-of a measurement over that of a gradient, medians of the same run. ``--frames`` and ``--reference``
-keep the weights and the reference between calls (.npy).
+of a measurement over that of a gradient, medians of the same run. About an hour on 2 cores; --keep
+keeps the weights and the reference between calls.
 """
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,15 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lmech import building, config, seeds
+from lmech.datasets import cifar10, files
 from lmech.numerics import curvature, krylov, tracking
 from lmech.numerics.precision import numerics
 from lmech.numerics.tracking import Policy
 from lmech.parametrization import parametrize
 from lmech.problem import loss_and_gradient, total_loss
+from scripts.bench.asked import Asked, Missing
+from scripts.bench.tables import Cell, Table
+from scripts.bench.timing import same_threads
 
 OVERRIDES = (
     *("dataset=cifar10", "dataset.train_size=5000", "model.width=200", "model.activation=tanh"),
@@ -41,7 +42,8 @@ POLICIES = {
     "k=2, 2 extensions": Policy(2, 2),
     "k=4, 0 extensions": Policy(4, 0),
     "k=4, 2 extensions": Policy(4, 2),
-    "k=4, 4 extensions (default)": Policy(4, 4),
+    "k=4, 3 extensions (default)": Policy(4, 3),
+    "k=4, 4 extensions": Policy(4, 4),
     "k=4, 8 extensions": Policy(4, 8),
     "k=4, 4, tolerance 1e-4": Policy(4, 4, tolerance=1e-4),
     "k=4, 4, tolerance 1e-6": Policy(4, 4, tolerance=1e-6),
@@ -90,34 +92,35 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def frames(bench: Bench, path: Path | None) -> np.ndarray:
-    """Weights [points, P] along the run."""
+def kept(path: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array from its file, or made and saved there."""
     if path and path.exists():
         return np.load(path, mmap_mode="r")
+    made = make()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, made)
+    return made
+
+
+def frames(bench: Bench, points: int, warm_up: int) -> np.ndarray:
+    """Weights [points, P] along the run."""
     descend = jax.jit(bench.descend)
-    w = descend(bench.start, bench.data, WARM_UP)
-    kept = []
-    for _ in range(POINTS):
-        kept.append(np.asarray(w))
+    w = descend(bench.start, bench.data, warm_up)
+    along = []
+    for _ in range(points):
+        along.append(np.asarray(w))
         w = descend(w, bench.data, APART)
-    stacked = np.stack(kept)
-    if path:
-        np.save(path, stacked)
-    return stacked
+    return np.stack(along)
 
 
-def references(bench: Bench, weights: np.ndarray, path: Path | None) -> np.ndarray:
+def references(bench: Bench, weights: np.ndarray) -> np.ndarray:
     """λ₁ [points]."""
-    if path and path.exists():
-        return np.load(path)
     reference = jax.jit(bench.reference)
-    values = np.asarray([float(reference(w, bench.data)) for w in weights])
-    if path:
-        np.save(path, values)
-    return values
+    return np.asarray([float(reference(w, bench.data)) for w in weights])
 
 
-def measure(bench: Bench, policy: Policy, weights: np.ndarray) -> dict[str, np.ndarray]:
+def followed(bench: Bench, policy: Policy, weights: np.ndarray) -> dict[str, np.ndarray]:
     """θ₁, products and cost in gradients at each point, the first one left out."""
     start = jax.jit(
         lambda w, data: tracking.start(
@@ -138,28 +141,29 @@ def measure(bench: Bench, policy: Policy, weights: np.ndarray) -> dict[str, np.n
     return {"theta": theta, "products": products, "gradients": cost / statistics.median(unit)}
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=Path)
-    parser.add_argument("--reference", type=Path)
-    parser.add_argument("--points", type=int, default=POINTS)
-    arguments = parser.parse_args()
+def measure(asked: Asked) -> Iterator[Table]:
+    """Every policy."""
+    same_threads(asked.threads)
+    points = asked.size(POINTS, 3)
+    try:
+        files.locate(cifar10.SOURCE)
+    except files.DataNotFound as error:
+        raise Missing(f"CIFAR-10: {error}") from error
     with numerics():
         bench = Bench()
-        weights = frames(bench, arguments.frames)[: arguments.points]
-        exact = references(bench, weights, arguments.reference)[1 : arguments.points]
-        print(f"{len(exact)} points, λ₁ {exact.min():.4g} to {exact.max():.4g}, 2/η {2 / RATE:g}")
-        print(f"{'policy':30} products  gradients  median    p99       worst     (error, of λ₁)")
-        for name, policy in POLICIES.items():
-            found = measure(bench, policy, weights)
+        paths = [asked.keep and asked.keep / f"{name}{points}.npy" for name in ("frames", "exact")]
+        weights = kept(paths[0], lambda: frames(bench, points, asked.size(WARM_UP, 2)))
+        exact = kept(paths[1], lambda: references(bench, weights))[1:]
+        rows: list[list[Cell]] = []
+        for name, policy in asked.size(list(POLICIES.items()), [*POLICIES.items()][:1]):
+            found = followed(bench, policy, weights)
             error = np.abs(1 - found["theta"] / exact)
-            print(
-                f"{name:30} {found['products'].mean():8.1f}  {np.median(found['gradients']):9.2f}  "
-                f"{np.median(error):.1e}   {np.quantile(error, 0.99):.1e}   {error.max():.1e}",
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()
+            quantiles = (np.median(error), np.quantile(error, 0.99), error.max())
+            costs = found["products"].mean(), np.median(found["gradients"])
+            rows.append([name, *map(float, costs), *map(float, quantiles)])
+    yield Table(
+        f"{len(exact)} points, λ₁ {exact.min():.4g} to {exact.max():.4g}, 2/η = {2 / RATE:g}",
+        ("policy", "products", "gradients", "error of λ₁: median", "p99", "worst"),
+        rows,
+        "Errors are relative; a cost is wall time over that of a gradient, median over the points.",
+    )

@@ -1,6 +1,6 @@
-r"""The peer of ``bench_mup``: a sub-grid of the MLP of microsoft/mup, trained in mup's own way.
+r"""The peer of ``mup``: a sub-grid of the MLP of microsoft/mup, trained in mup's own way.
 
-    python scripts/mup_loop.py loader cifar-10-batches-bin --out losses.json \
+    python -m scripts.bench.mup_loop loader cifar-10-batches-bin --out losses.json \
         --widths 256 512 --rates 0.01 0.02 --steps 300
 
 One net after another, in PyTorch on the CPU, with mup's ``MuReadout``, ``set_base_shapes`` and
@@ -21,10 +21,11 @@ from pathlib import Path
 import mup
 import numpy as np
 import torch
-from beside import Trained, clocks
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
+
+from scripts.bench.timing import Trained, clocks
 
 BASE = 256
 BATCH = 64

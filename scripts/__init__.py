@@ -1,0 +1,1 @@
+"""What a developer runs from the repository's root, and no user needs."""

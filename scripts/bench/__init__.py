@@ -1,0 +1,33 @@
+"""What lmech costs: ratios measured side by side in one run (``python -m scripts.bench --help``).
+
+A module a table: its docstring says what is compared, and its ``measure(asked)`` yields the table's
+parts. ``TABLES`` has them in the order in which all run.
+"""
+
+from collections.abc import Iterable
+from importlib import import_module
+
+from scripts.bench.asked import Asked
+from scripts.bench.tables import Table
+
+TABLES = {
+    "steps": "a training step beside hand-written loops in JAX and PyTorch; share of the GEMM peak",
+    "products": "Hessian products in gradients, beside PyTorch's",
+    "sweeps": "sweeps beside Hydra's basic and joblib launchers; modes; planning; writing",
+    "ntk": "tangent kernels: time, peak memory, beside neural-tangents",
+    "curvature_peers": "following λ₁ beside PyHessian, hessian-eigenthings, curvlinops, SciPy",
+    "tracker": "the sharpness tracker: cost against error at the edge of stability",
+    "mup": "a learning-rate sweep beside microsoft/mup's loop",
+    "grokking": "grokking's transformer beside plain PyTorch",
+    "loggers": "a sweep with all loggers beside one with none",
+}
+
+
+def measure(name: str, asked: Asked) -> Iterable[Table]:
+    """The parts of a table, as they are measured. Raises Missing."""
+    return import_module(f"scripts.bench.{name}").measure(asked)
+
+
+def about(name: str) -> str:
+    """What the table's module says of itself."""
+    return (import_module(f"scripts.bench.{name}").__doc__ or "").strip()

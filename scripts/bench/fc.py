@@ -1,0 +1,191 @@
+"""The problem of several tables: fc-tanh 3072-200-200-10 on 5,000 images of CIFAR-10's size.
+
+Arithmetic does not look at the pixels, so that random images do. On lmech's side a run's parts as
+the engine compiles them; beside it the loops that one would write without a library, in JAX and in
+PyTorch: parameters in memory, ½ squared error, full-batch gradient descent.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from lmech import building, config, losses, member, planning, programs
+from lmech.datasets import Data, Examples
+from lmech.models.mlp import MLP
+from lmech.numerics import curvature
+from lmech.problem import Problem, loss_and_gradient, total_loss
+from scripts.bench.timing import Call
+
+EXAMPLES, INPUTS, WIDTH, OUTPUTS = 5000, 3072, 200, 10
+RATE = 0.01
+OVERRIDES = ("dataset=cifar10", f"dataset.train_size={EXAMPLES}", f"model.width={WIDTH}")
+
+
+def images(n: int = EXAMPLES, inputs: int = INPUTS, outputs: int = OUTPUTS) -> Data:
+    """Random images and labels of the paper's sizes."""
+    rng = np.random.default_rng(0)
+
+    def split(n: int) -> Examples:
+        x = rng.normal(size=(n, inputs))
+        return Examples(x, rng.integers(0, outputs, n).astype(np.int32))
+
+    return Data(split(n), split(100))
+
+
+def instead(data: Data) -> None:
+    """Let lmech load these images, whatever the dataset; for the rest of the process."""
+    planning._load = lambda _: data
+
+
+def flops(n: int = EXAMPLES, sizes: tuple[int, ...] = (INPUTS, WIDTH, WIDTH, OUTPUTS)) -> int:
+    """Of a training step's matmuls: each layer's three, without the gradient of the images."""
+    layers = [m * k for m, k in pairwise(sizes)]
+    return 2 * n * (3 * sum(layers) - layers[0])
+
+
+# Loops without a library
+
+
+def jax_loop(data: Data, steps: int) -> Call:
+    """A jitted scan: what a step costs without the engine."""
+    rng = np.random.default_rng(0)
+    sizes = (data.train.x.shape[1], WIDTH, WIDTH, OUTPUTS)
+    params = [
+        (jnp.asarray(rng.uniform(-(m**-0.5), m**-0.5, (m, n)), jnp.float32), jnp.zeros((1, n)))
+        for m, n in pairwise(sizes)
+    ]
+    x = jnp.asarray(data.train.x, jnp.float32)
+    y = jax.nn.one_hot(data.train.y, OUTPUTS, dtype=jnp.float32)
+
+    def loss(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
+        for w, b in params[:-1]:
+            x = jnp.tanh(x @ w + b)
+        w, b = params[-1]
+        return jnp.mean(jnp.sum((x @ w + b - y) ** 2, axis=-1)) / 2
+
+    @jax.jit
+    def run(params: list, x: jax.Array, y: jax.Array) -> object:
+        def step(params: list, _: None) -> tuple[list, jax.Array]:
+            value, gradient = jax.value_and_grad(loss)(params, x, y)
+            return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), value
+
+        return lax.scan(step, params, None, length=steps)
+
+    return lambda: run(params, x, y)
+
+
+class InTorch(NamedTuple):
+    """The same in PyTorch, as one would write it."""
+
+    loop: Call
+    gradient: Call
+    product: Call
+    """One Hessian product; the gradient's graph is built once, before."""
+
+
+def torch_side(torch: Any, data: Data, steps: int) -> InTorch:
+    """A loop of so many steps, a gradient and a product with a vector, all in memory."""
+    nn = torch.nn
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(data.train.x.shape[1], WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh()),
+        nn.Linear(WIDTH, OUTPUTS),
+    )
+    x = torch.from_numpy(np.asarray(data.train.x, np.float32))
+    labels = torch.from_numpy(np.asarray(data.train.y, np.int64))
+    y = nn.functional.one_hot(labels, OUTPUTS).float()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=RATE)
+
+    def loss() -> Any:
+        return (model(x) - y).square().sum(-1).mean() / 2
+
+    def loop() -> Any:
+        values = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            values.append(value.detach())
+        return torch.stack(values).tolist()
+
+    graphs: list[Any] = []
+    vectors = [torch.randn_like(p) for p in parameters]
+
+    def product() -> Any:
+        if not graphs:
+            graphs.append(torch.autograd.grad(loss(), parameters, create_graph=True))
+        return torch.autograd.grad(graphs[0], parameters, grad_outputs=vectors, retain_graph=True)
+
+    return InTorch(loop, lambda: torch.autograd.grad(loss(), parameters), product)
+
+
+# lmech
+
+
+class Engine(NamedTuple):
+    """Parts of a run: a chunk of steps, and a measurement of an observable by its name."""
+
+    chunk: Call
+    measurement: Callable[[str], Call]
+
+
+def engine(data: Data, steps: int, *overrides: str) -> Engine:
+    """The compiled parts of the same run. Its chunk records the training loss alone."""
+    instead(data)
+    words = [*OVERRIDES, f"steps={steps}", *overrides]
+    batch = building.build([config.resolve(config.compose(words))])
+    run = programs.compiled(batch.program)
+    inputs, data = jax.device_put((batch.inputs, batch.data))
+    carry = run.start((), (inputs, None))
+    feeds = member.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)
+    now = member.Feed(feeds.rate[:, 0], None)
+    memory = {name: run.memory[name]((), (inputs, carry, now), data) for name in run.memory}
+
+    def chunk() -> object:
+        carried = jax.tree.map(jnp.copy, (carry, {"train_loss": memory["train_loss"]}))
+        return run.chunk(carried, (inputs, feeds), steps, data)
+
+    def measurement(name: str) -> Call:
+        def measure() -> object:
+            carried = (jax.tree.map(jnp.copy, memory[name]),)
+            return run.measure[name](carried, (inputs, carry, now), True, False, data)
+
+        return measure
+
+    return Engine(chunk, measurement)
+
+
+def products(
+    widths: tuple[int, ...], activation: str, data: Data, vectors: int, microbatch: int | None
+) -> tuple[Call, Call]:
+    """A full-batch gradient, and a Hessian product of a block of so many vectors."""
+    x, y = jnp.asarray(data.train.x, jnp.float32), jnp.asarray(data.train.y)
+    outputs = int(data.train.y.max()) + 1
+    model = MLP(widths, outputs, activation, bias=True, weights="uniform_fan_in")
+    problem = Problem(
+        lambda key: model.init(key, x[:1])["params"],
+        lambda params, x: model.apply({"params": params}, x),
+        losses.mse(),
+    )
+    params = problem.init(jax.random.key(0))
+    flat, _ = ravel_pytree(params)
+    block = jax.random.normal(jax.random.key(1), (vectors, flat.size), flat.dtype)
+    examples = Examples(x, y)
+
+    @jax.jit
+    def gradient(params: Any, examples: Examples) -> object:
+        return loss_and_gradient(problem, params, examples, None)[1]
+
+    @jax.jit
+    def product(params: Any, examples: Examples, block: jax.Array) -> object:
+        return curvature.hessian(total_loss(problem), params, examples, microbatch)(block)
+
+    return lambda: gradient(params, examples), lambda: product(params, examples, block)

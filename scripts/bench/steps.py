@@ -1,0 +1,113 @@
+"""A training step of fc-tanh 3072-200-200-10, 5,000 images, float32, full-batch gradient descent.
+
+The engine's step (a chunk of its scan, with the training loss recorded) beside a hand-written
+``jit(scan(value_and_grad + update))`` of the same net and beside a hand-written in-memory loop in
+PyTorch; what a sharpness measurement adds; and the share of this machine's GEMM peak: the step's
+matmuls count 1.36e10 operations, the peak is the fastest square float32 product of XLA, PyTorch and
+NumPy that is tried in the same turns.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmech.numerics.precision import numerics
+from scripts.bench import fc
+from scripts.bench.asked import Asked, wanted
+from scripts.bench.tables import Cell, Table, Target
+from scripts.bench.timing import Call, Turns, same_threads, turns
+
+STEPS = 10
+SQUARES = (1024, 2048)
+"""The matrices' sides. A larger one gained nothing on the machines tried."""
+
+
+def gemms(torch: Any, sides: tuple[int, ...]) -> dict[str, tuple[int, Call]]:
+    """Name → operations, and a call of a square product."""
+    found: dict[str, tuple[int, Call]] = {}
+    multiply = jax.jit(jnp.matmul)
+    for side in sides:
+        a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+        on_device, count = jnp.asarray(a), 2 * side**3
+        found[f"XLA's matmul {side}³"] = count, lambda a=on_device: multiply(a, a)
+        found[f"NumPy's matmul {side}³"] = count, lambda a=a: a @ a
+        if torch is not None:
+            tensor = torch.from_numpy(a)
+            found[f"PyTorch's matmul {side}³"] = count, lambda a=tensor: a @ a
+    return found
+
+
+def measure(asked: Asked) -> Iterator[Table]:
+    """Steps and the share of the peak."""
+    torch = wanted("torch")
+    threads = same_threads(asked.threads)
+    data = fc.images(asked.size(fc.EXAMPLES, 100))
+    with numerics():
+        ours = fc.engine(data, STEPS)
+        calls = {
+            "scan": fc.jax_loop(data, STEPS),
+            "lmech": ours.chunk,
+            "sharpness": ours.measurement("sharpness"),
+        }
+        if torch is not None:
+            calls["PyTorch"] = fc.torch_side(torch, data, STEPS).loop
+        products = gemms(torch, asked.size(SQUARES, (64,)))
+        calls |= {name: call for name, (_, call) in products.items()}
+        timed = turns(calls, asked.repetitions)
+    yield steps(timed, threads, torch is not None)
+    yield peak(timed, {name: count for name, (count, _) in products.items()}, len(data.train.y))
+
+
+def steps(timed: Turns, threads: int, with_torch: bool) -> Table:
+    """The step beside those of others."""
+    labels = {"lmech": "lmech", "scan": "hand-written jit(scan), JAX"}
+    if with_torch:
+        labels["PyTorch"] = "hand-written loop, PyTorch"
+    rows: list[list[Cell]] = []
+    for name, label in labels.items():
+        wall, cpu = (seconds / STEPS * 1e3 for seconds in timed.middle(name))
+        rows.append([label, wall, cpu, *timed.ratio(name, "lmech")])
+    if not with_torch:
+        rows.append(["hand-written loop, PyTorch", "skipped: pip install torch", *[None] * 3])
+    wall, cpu = (seconds * 1e3 for seconds in timed.middle("sharpness"))
+    rows.append(["lmech: one sharpness measurement (7 products)", wall, cpu, None, None])
+    overhead = timed.ratio("lmech", "scan")[0].median - 1
+    measuring = timed.ratio("sharpness", "lmech", STEPS / 50)[0].median
+    targets = [
+        Target("overhead of the engine's loop over a bare jitted scan", overhead, "≤", 0.02),
+        Target("a sharpness measurement over the 50 steps between two", measuring, "≤", 0.2),
+    ]
+    if with_torch:
+        limits = "the first layer's two products take most of a step: XLA's GEMM beside MKL's"
+        over = timed.ratio("PyTorch", "lmech")[0].median
+        targets.insert(0, Target("hand-written PyTorch step over lmech's", over, "≥", 0.9, limits))
+    return Table(
+        "a training step",
+        ("loop", "wall ms", "CPU ms", "wall over lmech's", "CPU over lmech's"),
+        rows,
+        f"{STEPS} steps a repetition, {len(timed.seconds['lmech'])} repetitions in turns, "
+        f"{threads} threads on both sides.",
+        tuple(targets),
+    )
+
+
+def peak(timed: Turns, counts: dict[str, int], examples: int) -> Table:
+    """Operations a second of the step and of square products."""
+    counts = {"lmech": fc.flops(examples) * STEPS, **counts}
+    rates = {name: count / timed.middle(name)[0] / 1e9 for name, count in counts.items()}
+    best = max((name for name in counts if name != "lmech"), key=rates.__getitem__)
+    share = timed.ratio(best, "lmech", counts["lmech"] / counts[best])[0]
+    labels = {"lmech": "training step, matmuls alone counted"}
+    rows = [[labels.get(name, name), rate, rate / rates[best]] for name, rate in rates.items()]
+    limits = (
+        "a step is also tanh, biases and updates, and its products are tall: 5,000 × 3,072 × 200"
+    )
+    return Table(
+        "share of the machine's GEMM peak",
+        ("what", "GFLOP/s", f"of the fastest: {best}"),
+        rows,
+        targets=(Target("training step over the GEMM peak", share.median, "≥", 0.75, limits),),
+    )

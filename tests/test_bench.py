@@ -1,0 +1,227 @@
+"""The benches' own arithmetic and files; no assertion about any time."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts import bench
+from scripts.bench import __main__ as command
+from scripts.bench import fc, tables, timing
+from scripts.bench.asked import Asked, Missing, need, wanted
+from scripts.bench.tables import Ratio, Table, Target
+
+ROOT = Path(__file__).parents[1]
+TORCH = {"curvature_peers"}
+PART = Table(
+    "a step",
+    ("loop", "wall ms", "over lmech's"),
+    [["lmech", 12.3456, None], ["a | b", "skipped: pip install b", Ratio(2.0, 1.5, 1234.5)]],
+    "How to read it.",
+    (Target("fast", 0.9, "≥", 1.0, "the GEMM"), Target("small", 0.9, "≤", 1.0, "no matter")),
+    ("python peer.py",),
+)
+
+
+def told(parts, start=None, end=None):
+    start = start or tables.Usage(100.0, 50.0, 10.0, 0.2)
+    end = end or tables.Usage(200.0, 150.0, 110.0, 1.5)
+    return tables.document("steps", parts, start, end, "python -m scripts.bench steps")
+
+
+def test_a_document_is_the_same_after_json():
+    document = told([PART])
+    assert json.loads(json.dumps(document)) == json.loads(
+        json.dumps(json.loads(json.dumps(document)))
+    )
+    ((first, second),) = [part["rows"] for part in document["parts"]]
+    assert first == ["lmech", 12.3456, None]
+    assert second[2] == {"median": 2.0, "low": 1.5, "high": 1234.5}
+    assert [target["met"] for target in document["parts"][0]["targets"]] == [False, True]
+
+
+def test_a_document_says_where_and_when():
+    document = told([PART])
+    assert {"processor", "cores", "memory GiB", "python"} <= document["machine"].keys()
+    assert {"jax", "jaxlib", "numpy"} <= document["versions"].keys()
+    assert document["date"].endswith("UTC")
+    assert document["commit"]
+    assert document["seconds"] == 100.0
+    assert document["load"]["others"] == 0.0  # the machine's 100 s are this process's
+
+
+def test_others_are_what_this_process_did_not_use(monkeypatch):
+    monkeypatch.setattr(tables.os, "cpu_count", lambda: 2)
+    start = tables.Usage(0.0, 0.0, 0.0, 0.0)
+    assert tables.others(start, tables.Usage(10.0, 15.0, 10.0, 0.0)) == 0.25
+    assert tables.others(start, tables.Usage(10.0, 9.0, 10.0, 0.0)) == 0.0  # rounded clocks
+
+
+def test_the_clocks_of_the_machine_hold_this_process():
+    before = tables.usage()
+    np.linalg.norm(np.ones((2000, 2000)))
+    after = tables.usage()
+    assert after.wall > before.wall
+    assert after.busy >= before.busy
+    assert tables.others(before, after) >= 0
+
+
+def test_markdown_shows_cells_targets_and_load():
+    lines = list(tables.markdown(told([PART])))
+    assert "| lmech | 12.3 |  |" in lines
+    assert r"| a \| b | skipped: pip install b | 2 (1.5–1,234) |" in lines
+    assert "- fast: 0.9, target ≥ 1: **not met**: the GEMM" in lines
+    assert "- small: 0.9, target ≤ 1: met" in lines
+    assert "    python peer.py" in lines
+    assert not any("under load" in line for line in lines)
+    loaded = told([PART], end=tables.Usage(200.0, 1e4, 110.0, 9.0))
+    assert any("Measured under load" in line for line in tables.markdown(loaded))
+
+
+def test_a_target_that_is_no_number_is_not_met():
+    assert not Target("x", math.nan, "≥", 1.0).met
+    assert not Target("x", math.nan, "≤", 1.0).met
+    assert Target("x", 1.0, "≥", 1.0).met
+    assert Target("x", 1.0, "≤", 1.0).met
+
+
+def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
+    file, text = tables.write(told([PART]), tmp_path)
+    read = json.loads(file.read_text(encoding="utf-8"))
+    assert text.read_text(encoding="utf-8") == "\n".join(tables.markdown(read)) + "\n"
+    monkeypatch.setattr(sys, "argv", ["bench", "--page", str(file)])
+    command.main()
+    page = capsys.readouterr().out
+    assert page == tables.page([read])
+    assert "Targets not met: steps: fast." in page
+
+
+class Clock:
+    """Times as listed, wall and half of it CPU."""
+
+    def __init__(self, *durations):
+        self.marks = [0.0]
+        for duration in durations:
+            self.marks += [self.marks[-1], self.marks[-1] + duration]
+        self.marks = iter(self.marks[1:])
+
+    def __call__(self):
+        mark = next(self.marks)
+        return mark, mark / 2
+
+
+def test_ratios_are_of_neighbours_in_turns():
+    calls = []
+    names = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    # The machine slows down tenfold: each pair's ratio does not see it.
+    timed = timing.turns(names, 3, Clock(1, 2, 10, 30, 100, 400))
+    assert calls == ["a", "b"] * 4  # one to warm up
+    np.testing.assert_allclose(timed.seconds["a"][:, 0], [1, 10, 100])
+    wall, cpu = timed.ratio("b", "a")
+    assert wall == cpu == Ratio(3.0, 2.0, 4.0)
+    assert timed.ratio("b", "a", 0.5)[0] == Ratio(1.5, 1.0, 2.0)
+    assert timed.middle("a") == (10.0, 5.0)
+
+
+def test_a_processes_time_is_its_childrens_and_its_failure_is_told(tmp_path):
+    wall, cpu = timing.process([sys.executable, "-c", "sum(range(10**6))"], tmp_path)
+    assert wall > 0
+    assert cpu > 0
+    with pytest.raises(RuntimeError, match="no such thing"):
+        timing.process([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path)
+
+
+def test_operations_of_a_step_are_counted_as_by_hand():
+    # Of 2 examples, 3-4-5: two products for the first layer, three for the second.
+    assert fc.flops(2, (3, 4, 5)) == 2 * 2 * (2 * 12 + 3 * 20)
+
+
+def test_what_is_not_installed_is_said():
+    with pytest.raises(Missing, match="pip install some-thing"):
+        need("no_such_module", "some-thing")
+    assert wanted("no_such_module") is None
+    assert need("json", "json") is json
+
+
+def test_a_table_that_needs_something_is_skipped_and_one_that_fails_is_kept(
+    tmp_path, monkeypatch, capsys
+):
+    def measure(name, asked):
+        yield PART
+        if name == "steps":
+            raise Missing("pip install x")
+        raise ValueError("broken")
+
+    monkeypatch.setattr(command, "measure", measure)
+    asked = Asked(out=tmp_path)
+    assert command.one("steps", asked) == 0
+    assert command.one("products", asked) == 1
+    kept, note = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))["parts"]
+    assert kept["title"] == PART.title
+    assert note["note"] == "skipped: pip install x"
+    _, failed = json.loads((tmp_path / "products.json").read_text(encoding="utf-8"))["parts"]
+    assert failed["note"] == "failed: ValueError: broken"
+    command.one("steps", asked._replace(quick=True))
+    quick = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))["parts"][0]
+    assert quick["targets"] == []
+    assert "mean nothing" in quick["note"]
+    capsys.readouterr()
+
+
+def test_options_survive_the_way_to_a_process_of_their_own():
+    words = ["--quick", "--repetitions", "3", "--out", "a b", "steps", "ntk"]
+    found = command.arguments(words)
+    again = command.arguments([*found.tables, *command.options(found)])
+    assert vars(again) == vars(found)
+    assert found.tables == ["steps", "ntk"]
+
+
+def test_an_unknown_table_is_refused_and_the_known_ones_told(capsys):
+    with pytest.raises(SystemExit):
+        command.arguments(["no_table"])
+    assert "there are steps, " in capsys.readouterr().err
+
+
+def test_help_lists_every_table():
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.bench", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(f"  {name}" in done.stdout for name in bench.TABLES)
+
+
+@pytest.mark.parametrize("name", bench.TABLES)
+def test_every_table_has_a_module_that_says_what_it_measures(name):
+    module = ROOT / "scripts" / "bench" / f"{name}.py"
+    assert module.exists()
+    if name in TORCH and wanted("torch") is None:
+        with pytest.raises(Missing, match="pip install torch"):
+            bench.about(name)
+    else:
+        assert len(bench.about(name)) > 100
+        assert callable(__import__(f"scripts.bench.{name}", fromlist=["measure"]).measure)
+
+
+def test_every_module_of_the_package_is_a_table_or_known():
+    modules = {path.stem for path in (ROOT / "scripts" / "bench").glob("*.py")}
+    parts = {"__init__", "__main__", "asked", "tables", "timing", "fc"}
+    peers = {"mup_loop", "grokking_loop", "ntk_peer"}
+    assert modules == set(bench.TABLES) | parts | peers
+
+
+def test_a_cheap_table_runs(tmp_path):
+    wide = "import sys; sys.argv[1:] = ['steps', '--quick', '--repetitions=1', '--out', '.']; "
+    script = wide + "import runpy; runpy.run_module('scripts.bench', run_name='__main__')"
+    timing.process([sys.executable, "-c", script], tmp_path)
+    document = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))
+    steps, peak = document["parts"]
+    assert [row[0] for row in steps["rows"]][:2] == ["lmech", "hand-written jit(scan), JAX"]
+    assert all(row[1] > 0 for row in peak["rows"])
+    assert (tmp_path / "steps.md").exists()
