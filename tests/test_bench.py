@@ -150,7 +150,7 @@ def test_what_is_not_installed_is_said():
 def test_a_table_that_needs_something_is_skipped_and_one_that_fails_is_kept(
     tmp_path, monkeypatch, capsys
 ):
-    def measure(name, asked):
+    def measure(name, _):
         yield PART
         if name == "steps":
             raise Missing("pip install x")
@@ -211,7 +211,7 @@ def test_every_table_has_a_module_that_says_what_it_measures(name):
 
 def test_every_module_of_the_package_is_a_table_or_known():
     modules = {path.stem for path in (ROOT / "scripts" / "bench").glob("*.py")}
-    parts = {"__init__", "__main__", "asked", "tables", "timing", "fc"}
+    parts = {"__init__", "__main__", "asked", "tables", "timing", "fc", "cpu"}
     peers = {"mup_loop", "grokking_loop", "ntk_peer"}
     assert modules == set(bench.TABLES) | parts | peers
 

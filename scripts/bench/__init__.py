@@ -13,13 +13,19 @@ from scripts.bench.tables import Table
 TABLES = {
     "steps": "a training step beside hand-written loops in JAX and PyTorch; share of the GEMM peak",
     "products": "Hessian products in gradients, beside PyTorch's",
+    "original": "the loop of locuslab/edge-of-stability, extrapolated to its README's demo",
+    "start": "time from command to the first logged step, and memory",
     "sweeps": "sweeps beside Hydra's basic and joblib launchers; modes; planning; writing",
     "ntk": "tangent kernels: time, peak memory, beside neural-tangents",
+    "spectra": "trace and spectral density beside PyHessian and curvlinops",
     "curvature_peers": "following λ₁ beside PyHessian, hessian-eigenthings, curvlinops, SciPy",
     "tracker": "the sharpness tracker: cost against error at the edge of stability",
     "mup": "a learning-rate sweep beside microsoft/mup's loop",
     "grokking": "grokking's transformer beside plain PyTorch",
     "loggers": "a sweep with all loggers beside one with none",
+    "scaling": "cost against parameters, examples, members, observables; log–log figure",
+    "experiments": "how long every experiment takes at its default scale",
+    "gpu": "the whole set on one GPU, under ten minutes",
 }
 
 

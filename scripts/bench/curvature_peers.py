@@ -34,6 +34,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from lmech import building, config, member
 from lmech.datasets import Data, cifar10, files
 from lmech.numerics.precision import numerics
+from lmech.observables import Observable
 from lmech.observables.curvature import sharpness
 from lmech.problem import loss_and_gradient
 from scripts.bench import fc
@@ -122,7 +123,7 @@ class Walk(NamedTuple):
     gradients: tuple[float, float]
 
 
-def build(name: str, examples: int) -> tuple[Bench, Data]:
+def build(name: str, examples: int, observable: Observable | None = None) -> tuple[Bench, Data]:
     """The problem as lmech composes it, and its data on the host."""
     if name == "random":
         fc.instead(fc.images(examples))
@@ -131,7 +132,7 @@ def build(name: str, examples: int) -> tuple[Bench, Data]:
     on_device = jax.device_put(batch.data)
     state = member.initial_state(batch.program, inputs, on_device)
     first, unravel = ravel_pytree(state.params)
-    problem, observable = state.problem, sharpness()
+    problem, observable = state.problem, observable or sharpness()
 
     def at(w: jax.Array, step: Any, inputs: Any, data: Data) -> Any:
         state = member.initial_state(batch.program, inputs, data)

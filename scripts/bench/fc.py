@@ -38,9 +38,12 @@ def images(n: int = EXAMPLES, inputs: int = INPUTS, outputs: int = OUTPUTS) -> D
     return Data(split(n), split(100))
 
 
-def instead(data: Data) -> None:
-    """Let lmech load these images, whatever the dataset; for the rest of the process."""
-    planning._load = lambda _: data
+LOAD = planning._load
+
+
+def instead(data: Data | None) -> None:
+    """Let lmech load these images, whatever the dataset; None: what it is asked for again."""
+    planning._load = LOAD if data is None else lambda _: data
 
 
 def flops(n: int = EXAMPLES, sizes: tuple[int, ...] = (INPUTS, WIDTH, WIDTH, OUTPUTS)) -> int:
@@ -137,26 +140,29 @@ class Engine(NamedTuple):
     measurement: Callable[[str], Call]
 
 
-def engine(data: Data, steps: int, *overrides: str) -> Engine:
-    """The compiled parts of the same run. Its chunk records the training loss alone."""
+def engine(data: Data | None, steps: int, *overrides: str) -> Engine:
+    """The compiled parts of the same run, on CIFAR-10 itself without ``data``.
+
+    Its chunk records the training loss alone.
+    """
     instead(data)
     words = [*OVERRIDES, f"steps={steps}", *overrides]
     batch = building.build([config.resolve(config.compose(words))])
     run = programs.compiled(batch.program)
-    inputs, data = jax.device_put((batch.inputs, batch.data))
+    inputs, placed = jax.device_put((batch.inputs, batch.data))
     carry = run.start((), (inputs, None))
     feeds = member.Feed(jnp.asarray(batch.rates(np.arange(batch.program.capacity))), None)
     now = member.Feed(feeds.rate[:, 0], None)
-    memory = {name: run.memory[name]((), (inputs, carry, now), data) for name in run.memory}
+    memory = {name: run.memory[name]((), (inputs, carry, now), placed) for name in run.memory}
 
     def chunk() -> object:
         carried = jax.tree.map(jnp.copy, (carry, {"train_loss": memory["train_loss"]}))
-        return run.chunk(carried, (inputs, feeds), steps, data)
+        return run.chunk(carried, (inputs, feeds), steps, placed)
 
     def measurement(name: str) -> Call:
         def measure() -> object:
             carried = (jax.tree.map(jnp.copy, memory[name]),)
-            return run.measure[name](carried, (inputs, carry, now), True, False, data)
+            return run.measure[name](carried, (inputs, carry, now), True, False, placed)
 
         return measure
 
