@@ -11,12 +11,12 @@ import pytest
 
 from scripts import bench
 from scripts.bench import __main__ as command
-from scripts.bench import fc, tables, timing
+from scripts.bench import fc, gpu, original, scaling, tables, timing
 from scripts.bench.asked import Asked, Missing, need, wanted
 from scripts.bench.tables import Ratio, Table, Target
 
 ROOT = Path(__file__).parents[1]
-TORCH = {"curvature_peers"}
+TORCH = {"curvature_peers", "spectra"}
 PART = Table(
     "a step",
     ("loop", "wall ms", "over lmech's"),
@@ -35,8 +35,8 @@ def told(parts, start=None, end=None):
 
 def test_a_document_is_the_same_after_json():
     document = told([PART])
-    assert json.loads(json.dumps(document)) == json.loads(
-        json.dumps(json.loads(json.dumps(document)))
+    assert list(tables.markdown(json.loads(json.dumps(document)))) == list(
+        tables.markdown(document)
     )
     ((first, second),) = [part["rows"] for part in document["parts"]]
     assert first == ["lmech", 12.3456, None]
@@ -225,3 +225,45 @@ def test_a_cheap_table_runs(tmp_path):
     assert [row[0] for row in steps["rows"]][:2] == ["lmech", "hand-written jit(scan), JAX"]
     assert all(row[1] > 0 for row in peak["rows"])
     assert (tmp_path / "steps.md").exists()
+
+
+def test_the_originals_costs_are_read_off_its_printed_lines():
+    def at(*lines):
+        return [(line, wall, 2 * wall) for line, wall in lines]
+
+    costs = original.read(
+        at(
+            *(("output directory: x", 0.0), ("eigenvalues:  tensor([2., 1.])", 9.0)),
+            *(("0\t0.5\t0.1", 10.0), ("1\t0.5\t0.1", 13.0), ("2\t0.5\t0.1", 15.0)),
+            *(("eigenvalues:  tensor([2., 1.])", 47.0), ("3\t0.5\t0.1", 47.0)),
+            ("4\t0.5\t0.1", 49.0),
+        )
+    )
+    np.testing.assert_allclose(costs.step, [2, 4])  # step 1 warms up
+    np.testing.assert_allclose(costs.measurement, [30, 60])  # 32 less a step
+    np.testing.assert_allclose(costs.demo, [9050 * 2 + 91 * 30, 2 * (9050 * 2 + 91 * 30)])
+
+
+def test_a_slope_is_the_exponent_of_the_larger_half():
+    points = [(size, np.asarray([size**1.5, 2 * size**1.5, 9e9])) for size in (8, 16, 32, 64)]
+    flat = [(1, np.asarray([5.0] * 3)), (2, np.asarray([5.0] * 3)), *points[1:]]
+    assert scaling.slope(points) == pytest.approx(1.5)
+    assert scaling.slope(flat[1:]) == pytest.approx(1.5)
+
+
+def test_without_a_gpu_the_table_says_that_nothing_was_measured():
+    (table,) = gpu.measure(Asked())
+    assert "Not measured: no GPU at hand" in table.note
+    assert not table.rows
+
+
+@pytest.mark.slow
+def test_the_gpus_script_runs_dry(tmp_path):
+    words = "['gpu', '--dry', '--repetitions=1', '--out', '.']"
+    script = f"import runpy, sys; sys.argv[1:] = {words}; "
+    script += "runpy.run_module('scripts.bench', run_name='__main__')"
+    timing.process([sys.executable, "-c", script], tmp_path, JAX_PLATFORMS="cpu")
+    parts = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"]
+    assert parts[0]["title"] == "from command to result"
+    assert len(parts) == 6
+    assert not any("failed" in part["note"] for part in parts)

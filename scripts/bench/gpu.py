@@ -104,7 +104,7 @@ def sweeps(room: Path, asked: Asked, where: str) -> Table:
     for name, (words, column, bound) in commands(asked).items():
         fc.instead(None)
         examples = 50_000 if "transfer" in name else fc.EXAMPLES
-        note = images(examples) if "CIFAR" in name else "its own"
+        note = "its own" if "grokking" in name else images(examples)
         seconds, sweep = run(room / name.split()[0], words)
         parts, found = told(sweep), lmech.collect(sweep)
         reached: Cell = None
@@ -126,11 +126,10 @@ def commands(asked: Asked) -> dict[str, tuple[list[str], str, float]]:
     paper += ["observables=[loss,accuracy,sharpness]", "seed=0"]
     grokking = [*reproducing.load("grokking", "paper", []).overrides, "data_fraction=0.3", "seed=0"]
     grokking += ["stop.test_loss=0.01"]
-    transfer = [*reproducing.load("lr_transfer", "mup", []).overrides, "seed=0"]
     widths = asked.size("128,256,512,1024,2048,4096", "8,16")
     rates = asked.size("geomspace(2**-8, 1, 20)", "0.1,0.2")
+    transfer = ["-m", *reproducing.load("lr_transfer", "mup", []).overrides, "seed=0"]
     transfer += [f"model.width={widths}", f"optimizer.learning_rate={rates}"]
-    transfer += ["parametrization=sp,mup", "parametrization.base_width=256"]
     if asked.quick:
         paper += ["dataset.train_size=100", "model.width=8", "steps=20"]
         grokking += ["dataset.p=23", "model.width=8", "model.heads=2", "steps=20"]
@@ -138,7 +137,12 @@ def commands(asked: Asked) -> dict[str, tuple[list[str], str, float]]:
     return {
         "edge of stability to 99 %, CIFAR-10": (paper, "train_accuracy", 0.99 - 1e-6),
         "grokking, p = 113, to test loss 0.01": (grokking, "test_loss", 0.01),
-        "transfer: mup's 240 runs, two epochs of CIFAR-10": (["-m", *transfer], "", 0.0),
+        "transfer-mup: 120 of mup's 240 runs, two epochs of CIFAR-10": (
+            [*transfer, "parametrization=mup", "parametrization.base_width=256"],
+            "",
+            0.0,
+        ),
+        "transfer-sp: the other 120": ([*transfer, "parametrization=sp"], "", 0.0),
     }
 
 

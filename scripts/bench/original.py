@@ -133,7 +133,7 @@ def measure(asked: Asked) -> Iterator[Table]:
     if not (peer / "src" / "gd.py").exists():
         raise Missing(f"no {peer}: a checkout of github.com/locuslab/edge-of-stability")
     threads = same_threads(asked.threads)
-    demo = asked.size(("cifar10-5k", 8, 4), ("cifar10-1k", 5, 3))
+    demo = asked.size(("cifar10-5k", 8, 4), ("cifar10-1k", 6, 3))
     words = command(peer, *demo)
     chunk = asked.size(50, 2)
     with numerics():
