@@ -218,7 +218,7 @@ def sharpness(asked: Asked) -> Table:
     """λ₁ at the first weights from Lanczos at each precision, beside float64's."""
     fc.instead(fc.images(asked.size(fc.EXAMPLES, 50)))
     with numerics():
-        words = [*fc.OVERRIDES, "steps=1"]
+        words = [*fc.OVERRIDES, "steps=1", f"model.width={asked.size(fc.WIDTH, 8)}"]
         built = building.build([config.resolve(config.compose(words))])
         inputs = jax.device_put(jax.tree.map(lambda leaf: leaf[0], built.inputs))
         state = member.initial_state(built.program, inputs, jax.device_put(built.data))

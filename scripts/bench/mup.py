@@ -82,11 +82,16 @@ def ours(batch: Setup) -> Timed:
     """From the end of the first chunk on; seconds are those of a step and member."""
     arrivals, losses = [], []
     for event in engine.train(*batch):
-        if isinstance(event, Record):
+        if isinstance(event, Record) and trained(event):
             arrivals.append(np.asarray(clocks()))
             losses.append(event.columns["batch_loss"])
     steps = sum(part.size for part in losses[1:])
     return Timed((arrivals[-1] - arrivals[0]) / steps, np.concatenate(losses, axis=1))
+
+
+def trained(record: Record) -> bool:
+    """Whether it is of a chunk of steps; the last row, at the horizon, may have one of its own."""
+    return int(record.valid.sum(axis=1).max()) > 1
 
 
 def theirs(peer: ModuleType, width: int, epochs: Any) -> Timed:

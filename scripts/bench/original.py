@@ -120,7 +120,7 @@ def measured(built: building.Setup, sharpness: fc.Call) -> Costs:
     """From the end of the first chunk on."""
     arrivals, steps = [], 0
     for event in engine.train(*built):
-        if isinstance(event, Record) and "train_loss" in event.columns:
+        if isinstance(event, Record) and "train_loss" in event.columns and event.valid.sum() > 1:
             arrivals.append(np.asarray(clocks()))
             steps += 0 if len(arrivals) == 1 else int(event.valid.sum())
     return Costs((arrivals[-1] - arrivals[0]) / steps, np.asarray(spent(sharpness)))
