@@ -242,6 +242,8 @@ def write(told: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """The two files of a document."""
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / f"{told['table']}.json", folder / f"{told['table']}.md"
-    files[0].write_text(json.dumps(told, ensure_ascii=False, indent=1, default=float) + "\n", encoding="utf-8")
+    files[0].write_text(
+        json.dumps(told, ensure_ascii=False, indent=1, default=float) + "\n", encoding="utf-8"
+    )
     files[1].write_text("\n".join(markdown(told)) + "\n", encoding="utf-8")
     return files
