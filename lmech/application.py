@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
-import pyarrow.parquet as pq
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, env_override
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmech import config as configs
 from lmech import hints, launching, paths, planning, project, reproducing, sweeps
 from lmech.catalogue import groups
+from lmech.disk import read_table
 from lmech.planning import Job
 from lmech.reproducing import Outcome
 from lmech.values import Config, ConfigError
@@ -200,7 +200,7 @@ def objective(folder: Path, job: Job) -> float | None:
     column = job.config["objective"]
     if column is None:
         return None
-    table = pq.read_table(folder / job.id / "metrics.parquet")
+    table = read_table(folder / job.id / "metrics.parquet")
     if column not in table.column_names:
         hint = hints.nearest(column, table.column_names)
         raise ConfigError(f"objective={column} is not recorded{hint}")

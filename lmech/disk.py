@@ -145,6 +145,14 @@ def write_table(path: Path, table: "pa.Table") -> None:
     atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
+def read_table(path: Path) -> "pa.Table":
+    """What a Parquet file holds. Raises DamagedFileError."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with reading(path):
+        return pq.read_table(path)
+
+
 def write_weights(path: Path, leaves: "Mapping[str, np.ndarray]") -> None:
     """Parameters by name, ``hidden_1/kernel``, as an npz."""
     import numpy as np  # noqa: PLC0415

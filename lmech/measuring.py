@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lmech import (
     building,
@@ -24,7 +23,7 @@ from lmech import (
     tuning,
 )
 from lmech.building import Setup
-from lmech.disk import read_json, read_yaml, write_json, write_table, write_yaml
+from lmech.disk import read_json, read_table, read_yaml, write_json, write_table, write_yaml
 from lmech.engine import Visit
 from lmech.inputs import Room
 from lmech.manifest import Entry
@@ -311,7 +310,7 @@ def _write(task: Task, table: pa.Table, answered: Asked, machine: Mapping[str, A
     with locking.waited(folder.parent / "manifest.lock"):
         result = read_json(folder / "result.json")
         config = read_yaml(folder / "config.yaml")
-        whole = merged(pq.read_table(folder / "metrics.parquet"), table)
+        whole = merged(read_table(folder / "metrics.parquet"), table)
         last = whole.slice(len(whole) - 1).select(table.column_names[1:]).to_pylist()[0]
         added = {name: value for name, value in last.items() if value is not None}
         asked = {name: task.job.config["observables"][name] for name in answered}

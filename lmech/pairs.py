@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmech import formats, planning, snapshots, values
-from lmech.disk import atomically, read_json
+from lmech.disk import read_json, read_table, write_table
 from lmech.hints import nearest
 from lmech.manifest import Entry
 from lmech.planning import Job
@@ -175,12 +175,10 @@ def table(sweep: Path, name: str) -> Path:
 
 def _table(sweep: Path, comparison: Comparison) -> Any:
     """What there is of this very comparison; None where there is nothing."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 most sweeps compare nothing
-
     path = table(sweep, comparison.name)
     if not path.is_file():
         return None
-    there = pq.read_table(path)
+    there = read_table(path)
     same = (there.schema.metadata or {}).get(IDENTITY) == identity(comparison).encode()
     return there if same else None
 
@@ -188,10 +186,9 @@ def _table(sweep: Path, comparison: Comparison) -> Any:
 def write(sweep: Path, comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to the comparison's table; one of other settings is replaced."""
     import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
 
     before, new = _table(sweep, comparison), pa.Table.from_pylist(list(rows))
     whole = pa.concat_tables([before, new], promote_options="permissive") if before else new
     whole = whole.replace_schema_metadata({IDENTITY: identity(comparison).encode()})
     path = table(sweep, comparison.name)
-    atomically(path, lambda temporary: pq.write_table(whole, temporary, compression="zstd"))
+    write_table(path, whole)

@@ -27,8 +27,10 @@ def private_cache(*parts: str) -> Path | None:
         own = os.environ.get("LMECH_CACHE")
         system = os.environ.get("XDG_CACHE_HOME")
         base = Path(own) if own else (Path(system) if system else Path.home() / ".cache") / "lmech"
-        folder = base.joinpath(*parts)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = base
+        for part in ("", *parts):  # each of its own: `parents` would be made as the umask has it
+            folder /= part
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except (OSError, RuntimeError):  # no room, no rights, no home
         return None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmech import collecting, launching, paths
 from lmech.cli import main
-from lmech.disk import DamagedFileError, read_json
+from lmech.disk import DamagedFileError, read_json, read_table
 from lmech.mistakes import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +138,9 @@ def test_an_empty_manifest_and_a_table_without_steps_are_damaged(whole, tmp_path
     with pytest.raises(DamagedFileError, match=r"metrics\.parquet is damaged"):
         collecting.read_runs(folder / SWEEP)
     damaged(folder, "manifest.jsonl").write_text("")
+    table.write_bytes(table.read_bytes()[:50])
+    with pytest.raises(DamagedFileError, match=r"metrics\.parquet is damaged"):
+        read_table(table)
     with pytest.raises(DamagedFileError, match="no line"):
         collecting.collect(folder)
 
@@ -149,12 +152,22 @@ def test_what_the_system_says_of_a_file_stays_what_it_is(tmp_path):
         read_json(tmp_path)
 
 
-def test_on_the_command_line_a_damaged_file_is_one_line(whole, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["collect", "outputs", "--to", "all.csv"],
+        ["report", "outputs"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_on_the_command_line_a_damaged_file_is_one_line(
+    whole, tmp_path, monkeypatch, capsys, words
+):
     folder = shutil.copytree(whole, tmp_path / "copy")
     file = damaged(folder, "job*/metrics.parquet")
     file.write_bytes(file.read_bytes()[:100])
     monkeypatch.chdir(folder)
-    assert main(["collect", "outputs", "--to", "all.csv"]) == 2
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert said.startswith("lmech: outputs/run/aaa/job")
     assert said.count("\n") == 1
@@ -214,7 +227,7 @@ def test_the_cache_of_compiled_programs_is_its_owners_alone(tmp_path, monkeypatc
         folder = paths.private_cache("xla", "kind")
     finally:
         os.umask(before)
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {f.stat().st_mode & 0o777 for f in (folder, *folder.parents[:2])} == {0o700}
     folder.chmod(0o770)
     assert paths.private_cache("xla", "kind") is None
 

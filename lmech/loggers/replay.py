@@ -19,10 +19,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lmech import locking, states
-from lmech.disk import read_json, read_json_lines, write_json
+from lmech.disk import read_json, read_json_lines, read_table, write_json
 from lmech.loggers import Progress
 from lmech.recorder import Recorder
 
@@ -265,7 +264,7 @@ class Replay:
         if result["status"] == "failed" and not (folder / "error.txt").is_file():
             return  # it is tried again
         if (folder / "metrics.parquet").is_file():
-            self._tell_rows(entry, pq.read_table(folder / "metrics.parquet"))
+            self._tell_rows(entry, read_table(folder / "metrics.parquet"))
         self._begun(entry)
         reason = ""
         if result["status"] == "failed":

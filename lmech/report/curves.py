@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmech.disk import read_table, reading
+
 MOST = 1000
 """Points of a curve, at most: as many as a screen has columns to show them in."""
 FEWEST = 40
@@ -22,7 +24,8 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps [S], values [S], NaN where measur
 
 def columns(file: Path) -> int:
     """How many columns of a job's ``metrics.parquet`` have a curve."""
-    return sum(_is_number(field.type) for field in pq.read_schema(file)) - 1
+    with reading(file):
+        return sum(_is_number(field.type) for field in pq.read_schema(file)) - 1
 
 
 def read(file: Path) -> dict[str, Curve]:
@@ -31,7 +34,7 @@ def read(file: Path) -> dict[str, Curve]:
     Null is what was not measured and leaves no point. A measured value that is not finite is NaN,
     which a chart shows as a gap.
     """
-    table = pq.read_table(file)
+    table = read_table(file)
     steps = table["step"].to_numpy()
     return {
         name: _measured(steps, table[name])
