@@ -287,7 +287,8 @@ class Experiment(NamedTuple):
     name: str
     headline: str
     paper: str
-    scales: list[str]
+    minutes: Mapping[str, float | None]
+    """By scale, what it took where it was measured; None: not known."""
     sweep: Any
     claims: list[dict[str, Any]]
     last: Standing | None
@@ -307,11 +308,19 @@ def experiment(name: str, standings: Mapping[str, Standing] | None = None) -> Ex
         name,
         describe("experiment", name),
         str(node.get("paper", "")),
-        ["default", *node.get("scales", {})],
+        {scale: own.get("minutes") for scale, own in scales(node).items()},
         node.get("sweep"),
         node.get("claims") or [],
         known.get(name),
     )
+
+
+DEFAULT_SCALE = "default"
+
+
+def scales(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """An experiment's scales by name: its own sweep and claims, then the others'."""
+    return {DEFAULT_SCALE: node, **node.get("scales", {})}
 
 
 def _standings() -> dict[str, Standing]:

@@ -77,10 +77,13 @@ def run_all(scale: str, overrides: Sequence[str]) -> int:
     from lmech import reproducing
 
     names = reproducing.having(scale)
+    print(f"plan:   {planned(names)}", flush=True)
     judged: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
-        print(f"{name} ({number}/{len(names)})", flush=True)
+        minutes = names[name]
+        about = f", {formats.duration(60 * minutes)}" if minutes else ""
+        print(f"{name} ({number}/{len(names)}{about})", flush=True)
         words = ["reproduce", name, *overrides, *(["--scale", scale] if scale != "default" else [])]
         started = time.perf_counter()
         try:
@@ -102,6 +105,16 @@ def run_all(scale: str, overrides: Sequence[str]) -> int:
     every = [claim for claims_of in judged.values() for claim in claims_of]
     print(f"{len(names)} experiments: {told(every)}")
     return 1 if failed else claims.exit_code(every)
+
+
+def planned(minutes: Mapping[str, float | None]) -> str:
+    """``22 experiments, 41 min …``, from what each took where it was measured."""
+    known = [each for each in minutes.values() if each is not None]
+    count = f"{len(minutes)} experiment{'s' * (len(minutes) != 1)}"
+    unknown = f", {len(minutes) - len(known)} of them not measured" * (len(known) < len(minutes))
+    if not known:
+        return f"{count}; how long they take was not measured"
+    return f"{count}, {formats.duration(60 * sum(known))} on 2 quiet CPU cores{unknown}"
 
 
 def told(judged: Sequence[dict[str, Any]]) -> str:

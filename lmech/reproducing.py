@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lmech.report import Section
 
 
-DEFAULT_SCALE = "default"
-
-
 class Experiment(NamedTuple):
     """An experiment at one scale, before it runs."""
 
@@ -37,7 +34,7 @@ class Experiment(NamedTuple):
     sweep: list[sweeps.Block]
     claims: list[verdicts.Claim]
     comparisons: Sequence[pairs.Comparison] = ()
-    scale: str = DEFAULT_SCALE
+    scale: str = catalogue.DEFAULT_SCALE
 
 
 def _checked(name: str, node: dict[str, Any] | None) -> dict[str, Any]:
@@ -68,7 +65,7 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
         raise ConfigError(f"no experiment '{name}'{hints.nearest(name, options)} ({where})")
     chosen = [f"experiment={name}"]
     node = _checked(name, config.plain(config.compose(chosen))["experiment"])
-    scales = {DEFAULT_SCALE: node, **node.get("scales", {})}
+    scales = catalogue.scales(node)
     if scale not in scales:
         raise ConfigError(
             f"--scale {scale}: no such scale{hints.nearest(scale, scales)} "
@@ -89,20 +86,23 @@ def load(name: str, scale: str, overrides: Sequence[str]) -> Experiment:
     )
 
 
-def having(scale: str) -> list[str]:
-    """The experiments that have the scale. Raises ConfigError if none has."""
+def having(scale: str) -> dict[str, float | None]:
+    """The experiments that have the scale, and the minutes that each took where it was measured.
+
+    Raises ConfigError if none has the scale.
+    """
     scales = {}
     for name in catalogue.groups().get("experiment", []):
         node = _checked(name, config.plain(config.compose([f"experiment={name}"]))["experiment"])
-        scales[name] = [DEFAULT_SCALE, *node.get("scales", {})]
-    names = [name for name, known in scales.items() if scale in known]
-    if not names:
+        scales[name] = catalogue.scales(node)
+    found = {name: own[scale].get("minutes") for name, own in scales.items() if scale in own}
+    if not found:
         known = dict.fromkeys(word for own in scales.values() for word in own)
         raise ConfigError(
             f"--scale {scale}: no experiment has it{hints.nearest(scale, known)} "
             f"(there are {', '.join(known)})"
         )
-    return names
+    return found
 
 
 def forget() -> None:

@@ -303,16 +303,22 @@ def test_all_experiments_run_in_turn_and_end_in_one_table(monkeypatch, capsys, t
         return reproducing.Outcome(tmp_path, {"done": 1}, {}, [judged(name, verdicts[name])])
 
     monkeypatch.setattr(reproducing, "reproduce", reproduce)
-    monkeypatch.setattr(reproducing, "having", lambda _: list(verdicts))
     verdicts = {"first": "holds", "broken": "", "last": "fails"}
+    minutes = {"first": 0.5, "broken": None, "last": 2.5}
+    monkeypatch.setattr(reproducing, "having", lambda _: minutes)
     assert main(["reproduce", "--all", "seed=7"]) == 1
     out = capsys.readouterr().out
     assert "first in [0, 1]" in out
     assert "last in [0, 1]" in out
     assert "failed: broken: " in out
     assert "it broke" in out
+    told = "plan:   3 experiments, 3 min on 2 quiet CPU cores, 1 of them not measured\n"
+    assert out.startswith(told)
+    assert "last (3/3, 2.5 min)" in out
     assert "3 experiments: 2 claims, 1 as expected, 1 NOT" in out
     verdicts = {"first": "holds", "second": "holds"}
+    minutes = dict.fromkeys(verdicts)
+    monkeypatch.setattr(reproducing, "having", lambda _: minutes)
     assert main(["reproduce", "--all", "seed=7"]) == 0
 
 
@@ -321,4 +327,6 @@ def test_experiments_are_known_by_the_scales_that_they_have():
 
     every, paper = reproducing.having("default"), reproducing.having("paper")
     assert set(paper) < set(every)
+    assert min(every.values()) > 0  # each default scale has been measured
+    assert sum(every.values()) < 90
     assert "edge_of_stability" in paper

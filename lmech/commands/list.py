@@ -131,7 +131,7 @@ def _print_option(group: str, option: str) -> None:
 
 def _print_experiment(found: "Experiment") -> None:
     print(f"  paper: {found.paper or '-'}")
-    print(f"  scales: {', '.join(found.scales)}")
+    print(f"  scales: {', '.join(map(_scale, found.minutes, found.minutes.values()))}")
     blocks = found.sweep if isinstance(found.sweep, list) else [found.sweep]
     for block in blocks:
         parts = [f"{key}: {catalogue.written(value)}" for key, value in catalogue.leaves(block)]
@@ -149,6 +149,10 @@ def _print_experiment(found: "Experiment") -> None:
     if found.last:
         print(f"\nlast: {found.last.told}, {found.last.when:%Y-%m-%d %H:%M}: {found.last.folder}")
     print(f"\nlmech reproduce {found.name}")
+
+
+def _scale(name: str, minutes: float | None) -> str:
+    return name if minutes is None else f"{name} ({formats.duration(60 * minutes)} on 2 CPU cores)"
 
 
 def show(rows: Cells, heads: Sequence[str] = ()) -> None:
