@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmech.reproducing import Outcome
 
 Given = str | Mapping[str, Any]
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 """Texts that Hydra's grammar takes for themselves, but for these."""
 SPOKEN_FOR = {"null", "true", "false", "nan", "inf", "on", "off", "yes", "no"}
 

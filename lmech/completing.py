@@ -120,7 +120,7 @@ def _values(command: str, option: Argument, words: Sequence[str]) -> Iterator[Wo
         yield Word(FILES)
     elif option.names == ("--scale",) and command == "reproduce":
         names = [word for word in words if word in catalogue.groups()["experiment"]]
-        yield from (Word(scale) for name in names for scale in catalogue.experiment(name).scales)
+        yield from (Word(scale) for name in names for scale in catalogue.experiment(name).minutes)
     else:
         yield from map(Word, option.choices)
 

@@ -142,7 +142,7 @@ def test_a_verdict_against_the_claim_counts_as_not():
 @pytest.mark.usefixtures("elsewhere")
 def test_an_experiments_page_has_its_claims(capsys):
     out = listed(capsys, "experiment", "edge_of_stability")
-    assert "scales: default, paper" in out
+    assert re.search(r"scales: default \(\d+ s on 2 CPU cores\), paper", out)
     for one in catalogue.experiment("edge_of_stability").claims:
         assert one["claim"] in out
 

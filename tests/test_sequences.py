@@ -246,6 +246,7 @@ def test_the_logits_of_sequences_are_those_of_all_positions(microbatch):
 
 REFUSED = {
     "progress_measures": "progress_measures take pairs of tokens",
+    "tasks": "it tells tasks apart, and this run has none",
     "neural_collapse": "neural_collapse needs one class an example",
     "class_geometry": "class_geometry needs one class an example",
     "outlier_overlap": "outlier_overlap needs one class label an example",

@@ -260,8 +260,8 @@ def test_a_text_that_stands_alone_is_believed(text):
     assert signatures._stands_alone(ast.parse(text), "f")
 
 
-STAND_INS = (["Observable"], ["Wide", "NoneType"])
-"""Classes of modules that import JAX: in the memo another class stands for them."""
+STAND_INS = (["Observable"], ["Wide", "NoneType"], ["Data"])
+"""Classes of modules that are slow to import: in the memo another class stands for them."""
 
 
 def _told(kind):

@@ -29,6 +29,6 @@ def test_a_workspace_has_what_the_sweep_recorded_and_swept(tmp_path):
 
 
 def test_a_sweep_without_results_has_none(tmp_path):
-    (tmp_path / "manifest.jsonl").write_text("")
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "overrides": {}}\n')
     with pytest.raises(ValueError, match="no run has a result"):
         SCRIPT["workspace"]("somebody", "lmech", tmp_path)
