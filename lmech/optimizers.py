@@ -111,7 +111,7 @@ def ema_momentum(learning_rate: Any, beta: Any) -> optax.GradientTransformation:
 
 
 def general_momentum(
-    learning_rate: Any, momentum: Any, dampening: Any, nesterov: Any
+    learning_rate: Any, momentum: float, dampening: float, nesterov: float
 ) -> optax.GradientTransformation:
     """M ← βm + (1 − τ)g, w ← w − η(νg + (νβ + 1 − ν)m), from m = 0; β, τ and ν are numbers.
 
