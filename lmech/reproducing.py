@@ -4,9 +4,10 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lmech import catalogue, config, formats, hints, manifest, pairs, planning, summing, sweeps
@@ -240,10 +241,22 @@ def train(
     planning.check_place(folder)
     from lmech import running
 
+    if batch is None:
+        Thread(target=_import_what_draws).start()
     counts, reasons = running.run_sweep(
         jobs, todo, folder, request, show, failed=len(before), alone=batch
     )
     return counts, before | reasons
+
+
+def _import_what_draws() -> None:
+    """Meant for a thread: XLA compiles without Python's lock, and these take most of a second.
+
+    Nothing of lmech's own, nor JAX: two threads that import one cycle of modules may see half of it.
+    """
+    for name in ("pandas", "matplotlib.figure", "jinja2"):
+        with suppress(Exception):  # who needs it imports it again, and is told
+            importlib.import_module(name)
 
 
 def adopt(jobs: Sequence[Job], folder: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from lmech.numerics.symmetry import Units
 
@@ -42,6 +41,9 @@ def weight_matching(a: Leaves, b: Leaves, units: Sequence[Units]) -> Matched:
     of the sum linearised at the present order, and is kept only if it gains. The result is a local
     maximum: which one depends on where it starts, at b's own order.
     """
+    # Half a second to import, and every first command of a machine imports this module.
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
     here, orders = permuted(b, [], []), [np.arange(own.size) for own in units]
     scale = np.sqrt(_product(a, a) * _product(b, b))
     objective = [_product(a, here)]

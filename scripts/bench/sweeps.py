@@ -23,6 +23,7 @@ from scripts.bench.timing import process, ratio_of
 
 SIZES = {
     "width 16, 20 steps, 200 images": ("model.width=16", "steps=20", "dataset.train_size=200"),
+    "width 32, 100 steps, 500 images": ("model.width=32", "steps=100", "dataset.train_size=500"),
     "width 64, 300 steps, 1,500 images": ("model.width=64", "steps=300"),
 }
 RUN = ("dataset=digits", "observables=[loss]", "logger=none")
