@@ -252,7 +252,7 @@ def train(
 def _import_what_draws() -> None:
     """Meant for a thread: XLA compiles without Python's lock, and these take most of a second.
 
-    Nothing of lmech's own, nor JAX: two threads that import one cycle of modules may see half of it.
+    Nothing of lmech's own, nor JAX: two threads that import a cycle of modules may see half of it.
     """
     for name in ("pandas", "matplotlib.figure", "jinja2"):
         with suppress(Exception):  # who needs it imports it again, and is told

@@ -41,8 +41,8 @@ def weight_matching(a: Leaves, b: Leaves, units: Sequence[Units]) -> Matched:
     of the sum linearised at the present order, and is kept only if it gains. The result is a local
     maximum: which one depends on where it starts, at b's own order.
     """
-    # Half a second to import, and every first command of a machine imports this module.
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    # Half a second to import, and the first command on a machine imports every preset's module.
+    from scipy.optimize import linear_sum_assignment  # type: ignore # noqa: PLC0415
 
     here, orders = permuted(b, [], []), [np.arange(own.size) for own in units]
     scale = np.sqrt(_product(a, a) * _product(b, b))

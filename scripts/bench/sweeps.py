@@ -55,6 +55,14 @@ def lmech(folder: Path, words: Sequence[str], cache: Path) -> tuple[float, float
     return process(command, folder, LMECH_CACHE=str(cache))
 
 
+def to_results(folder: Path, words: Sequence[str], cache: Path) -> tuple[float, float, float]:
+    """The same, and the wall time until the last run's result was written (then lmech -m draws)."""
+    began = time.time()
+    spent = lmech(folder, words, cache)
+    written = max(file.stat().st_mtime for file in folder.glob("**/result.json"))
+    return *spent, written - began
+
+
 def told(folder: Path) -> dict:
     """What a sweep's summary says."""
     (summary,) = folder.glob("outputs/run/*/summary.json")
@@ -73,33 +81,36 @@ def launchers(room: Path, asked: Asked) -> Table:
         asked.size(list(SIZES.items()), [*SIZES.items()][:1])
     ):
         words = ("-m", *RUN, *overrides, f"seed=range({members})")
-        rounds: list[list[tuple[float, float]]] = []
-        for turn in range(1 + asked.repetitions):
-            rounds.append([])
-            for side, (name, more) in enumerate(sides.items()):
-                place = room / f"{number}-{side}" / str(turn)
-                cache = room / f"cache{number}-{side}"
-                rounds[-1].append(lmech(place, (*words, *more), cache))
-                if turn == 0:
-                    commands.append(f"{name}: lmech {' '.join((*words, *more))}")
-        for cache, chosen in {"empty": rounds[:1], "filled": rounds[1:]}.items():
-            rows += [[size, cache, *row] for row in beside(list(sides), chosen)]
+        rounds: dict[str, list[list[tuple[float, ...]]]] = {"empty": [], "filled": []}
+        for turn in range(asked.repetitions):
+            for kind, found in rounds.items():
+                found.append([])
+                for side, (name, more) in enumerate(sides.items()):
+                    place = room / f"{number}-{side}" / f"{turn}-{kind}"
+                    cache = room / f"cache{number}-{side}-{turn}"
+                    found[-1].append(to_results(place, (*words, *more), cache))
+                    if turn == 0 and kind == "empty":
+                        commands.append(f"{name}: lmech {' '.join((*words, *more))}")
+        for kind, found in rounds.items():
+            rows += [[size, kind, *row] for row in beside(list(sides), found)]
     note = (
-        "From the words to the result (lmech -m also draws a figure). Empty cache: one round; "
-        f"filled: {asked.repetitions}. CPU time is of all processes."
+        "From the words to the end of the command, and to the last run's result: after that lmech "
+        f"-m draws a figure and a report. Empty cache: a new one each round. {asked.repetitions} "
+        "rounds. CPU time is of all processes."
     )
     if len(sides) == 2:
         note += " Hydra's joblib launcher skipped: pip install hydra-joblib-launcher."
-    columns = ("runs", "cache of programs", "side", "wall s", "CPU s", "wall over lmech's")
+    columns = ("runs", "cache of programs", "side", "wall s", "CPU s", "to results s")
+    columns = (*columns, *(f"{what} over lmech's" for what in ("wall", "CPU", "to results")))
     title = f"{members} runs on digits, loss alone"
-    return Table(title, (*columns, "CPU over lmech's"), rows, note, commands=tuple(commands))
+    return Table(title, columns, rows, note, commands=tuple(commands))
 
 
-def beside(names: list[str], rounds: list[list[tuple[float, float]]]) -> Iterator[list[Cell]]:
+def beside(names: list[str], rounds: list[list[tuple[float, ...]]]) -> Iterator[list[Cell]]:
     """Rows of the sides' medians, and their ratios to the first."""
     for side, name in enumerate(names):
-        seconds = [statistics.median(turn[side][clock] for turn in rounds) for clock in (0, 1)]
-        ratios = [ratio_of([turn[side][c] / turn[0][c] for turn in rounds]) for c in (0, 1)]
+        seconds = [statistics.median(turn[side][clock] for turn in rounds) for clock in range(3)]
+        ratios = [ratio_of([turn[side][c] / turn[0][c] for turn in rounds]) for c in range(3)]
         yield [name, *seconds, *ratios]
 
 
