@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS = $(wildcard constraints/$(VERSION).txt)
 
-.PHONY: help quickstart test test-all lint types docs bench wheel clean
+.PHONY: help quickstart test coverage test-all lint types docs bench wheel clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -17,6 +17,10 @@ quickstart: $(VENV)/installed ## set up, show the edge of stability on real data
 # Most of the fast tests' time is XLA's: at its lowest level of optimization they take half of it.
 test: $(VENV)/installed-dev ## set up, run the fast tests (about ten minutes)
 	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
+
+coverage: $(VENV)/installed-dev ## the fast tests with the share of lmech's lines that they run; under 90 % is an error
+	XLA_FLAGS=--xla_backend_optimization_level=0 COVERAGE_CORE=$(if $(filter 3.11,$(VERSION)),ctrace,sysmon) \
+		$(BIN)/python -m pytest -n 2 -m "not slow and not slurm" --cov --cov-report=term:skip-covered
 
 test-all: $(VENV)/installed-dev ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2
