@@ -20,6 +20,8 @@ from lmech.planning import Job
 from lmech.values import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lmech.collecting import Run
     from lmech.report import Section
 
@@ -273,10 +275,10 @@ def _conclude(experiment: Experiment, folder: Path, command: str) -> list[dict[s
     runs = collecting.read_runs(folder)
     if not runs:
         return []
-    section = _judged(experiment, folder, runs, command)
-    write_json(folder / CLAIMS, section.claims)
-    _draw(section)
-    return list(section.claims)
+    measurements, judged = _judged(experiment, folder, runs)
+    write_json(folder / CLAIMS, judged)  # before it is drawn: a figure may fail
+    _draw(_told(experiment, folder, runs, measurements, judged, command))
+    return judged
 
 
 def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> int:
@@ -294,18 +296,34 @@ def compare(folder: Path, comparisons: Sequence[pairs.Comparison]) -> int:
 CLAIMS = "claims.json"
 
 
-def _judged(experiment: Experiment, folder: Path, runs: "Sequence[Run]", command: str) -> "Section":
-    """The section of an experiment's sweep: what its module measures and draws of the runs."""
+def _judged(
+    experiment: Experiment, folder: Path, runs: "Sequence[Run]"
+) -> "tuple[pd.DataFrame, list[dict[str, Any]]]":
+    """What an experiment's module measures of its sweep, and its claims with their verdicts."""
     import pandas as pd
 
-    from lmech import collecting, plotting, report
+    from lmech import collecting
 
     module = importlib.import_module(experiment.module)
     measured = {run.job for run in runs}
     jobs = collecting.read_jobs(folder).drop(columns=["status", "ended_at"])
     missing = jobs[~jobs["job"].isin(measured)]
     measurements = pd.concat([module.measure(runs), missing], ignore_index=True)
-    judged = [verdicts.judge(claim, measurements) for claim in experiment.claims]
+    return measurements, [verdicts.judge(claim, measurements) for claim in experiment.claims]
+
+
+def _told(
+    experiment: Experiment,
+    folder: Path,
+    runs: "Sequence[Run]",
+    measurements: "pd.DataFrame",
+    judged: Sequence[dict[str, Any]],
+    command: str,
+) -> "Section":
+    """The section of an experiment's sweep, with the figure that its module draws."""
+    from lmech import plotting, report
+
+    module = importlib.import_module(experiment.module)
     draw = getattr(module, "figure", lambda runs, _: plotting.curves(runs))
     return report.Section(
         folder=folder,
@@ -349,7 +367,8 @@ def redrawn(folder: Path) -> "Section":
         if not runs:
             raise ConfigError("no job has a result")
         experiment = load(request["experiment"], request["scale"], [])
-        section = _judged(experiment, folder, runs, request["command"])
+        found = _judged(experiment, folder, runs)
+        section = _told(experiment, folder, runs, *found, request["command"])
     except Exception as error:
         plain = _of_runs(folder, runs, "", request["command"])
         note = f"not measured anew, claims are as recorded: {one_line(error)}"

@@ -113,7 +113,7 @@ def test_figures_are_drawn_of_all_of_it_and_of_one_run():
         assert len(figure.axes) == (6 if len(runs) > 1 else 2)
 
 
-@pytest.mark.parametrize(("scale", "jobs", "programs"), [("default", 24, 2), ("paper", 6, 1)])
+@pytest.mark.parametrize(("scale", "jobs", "programs"), [("default", 21, 2), ("paper", 6, 1)])
 def test_fractions_decays_and_seeds_are_one_program(monkeypatch, scale, jobs, programs):
     monkeypatch.setattr(reproducing.planning, "_data_checksum", lambda _: "any")
     monkeypatch.setattr(reproducing.planning, "load_data", lambda _: None)

@@ -1,9 +1,13 @@
 """Experiments as YAML and module: what is missing is known before anything runs."""
 
+import json
+import sys
+
 import pandas as pd
 import pytest
 
 from lmech import config, reproducing
+from lmech.claims import parse
 from lmech.values import ConfigError
 
 NODE = {"name": "toy", "module": "toy_module", "sweep": {"seed": [0]}, "claims": []}
@@ -30,8 +34,12 @@ def test_a_module_that_is_not_there_or_does_not_measure_is_refused(tmp_path, mon
         reproducing._checked("toy", NODE)
 
 
-def test_a_failed_job_leaves_its_claim_undetermined(tmp_path, monkeypatch):
-    from lmech import claims, collecting
+BASE = {"claim": "c", "quantity": "q", "interval": [0, 2], "source": "s", "expected": "holds"}
+
+
+def toy(figure, claims, folder, monkeypatch):
+    """An experiment with one done job and one that failed, and the body of its ``figure``."""
+    from lmech import collecting
 
     jobs = pd.DataFrame(
         {"job": ["a", "b"], "model.width": [4, 5], "status": ["done", "failed"], "ended_at": [9, 0]}
@@ -40,20 +48,30 @@ def test_a_failed_job_leaves_its_claim_undetermined(tmp_path, monkeypatch):
     run = collecting.Run("a", {}, {}, {"status": "done"}, pd.DataFrame())
     monkeypatch.setattr(collecting, "read_runs", lambda _: [run])
     monkeypatch.setattr(reproducing, "_draw", lambda *_, **__: None)
-    (tmp_path / "toy_measure.py").write_text(
+    (folder / "toy_measure.py").write_text(
         '"""Toy."""\nimport pandas as pd\n'
         "def measure(runs):\n"
         "    return pd.DataFrame([{'job': r.job, 'model.width': 4, 'q': 1.0} for r in runs])\n"
-        "def figure(runs, measurements):\n    return None\n"
+        f"def figure(runs, measurements):\n    {figure}\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    base = {"claim": "c", "quantity": "q", "interval": [0, 2], "source": "s", "expected": "holds"}
-    three = claims.parse(
-        [base, {**base, "where": {"model.width": 4}}, {**base, "where": {"model.width": 5}}]
-    )
-    experiment = reproducing.Experiment("toy", "toy_measure", "", [], {}, three)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "toy_measure", raising=False)
+    return reproducing.Experiment("toy", "toy_measure", "", [], {}, parse(claims))
+
+
+def test_a_failed_job_leaves_its_claim_undetermined(tmp_path, monkeypatch):
+    three = [BASE, {**BASE, "where": {"model.width": 4}}, {**BASE, "where": {"model.width": 5}}]
+    experiment = toy("return None", three, tmp_path, monkeypatch)
     judged = reproducing._conclude(experiment, tmp_path, "lmech")
     assert [claim["verdict"] for claim in judged] == ["undetermined", "holds", "undetermined"]
+
+
+def test_verdicts_are_written_although_the_figure_fails(tmp_path, monkeypatch):
+    experiment = toy("raise ValueError('all values are <= 0')", [BASE], tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="all values"):
+        reproducing._conclude(experiment, tmp_path, "lmech")
+    (claim,) = json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))
+    assert claim["verdict"] == "undetermined"
 
 
 def test_every_shipped_experiment_loads():
