@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmech import checkpoints, training
 from scripts import bench
 from scripts.bench import __main__ as command
-from scripts.bench import fc, gpu, original, scaling, tables, timing
+from scripts.bench import fc, gpu, original, scaling, sweeps, tables, timing
 from scripts.bench.asked import Asked, Missing, need, wanted
 from scripts.bench.tables import Ratio, Table, Target
 
@@ -225,6 +226,15 @@ def test_a_cheap_table_runs(tmp_path):
     assert [row[0] for row in steps["rows"]][:2] == ["lmech", "hand-written jit(scan), JAX"]
     assert all(row[1] > 0 for row in peak["rows"])
     assert (tmp_path / "steps.md").exists()
+
+
+def test_what_writing_takes_is_timed(tmp_path, monkeypatch):
+    for module, name in ((checkpoints, "write"), (training, "_write_ended")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # it is put back after the test
+    (tmp_path / "writing").mkdir()
+    shares = sweeps.writing(tmp_path, Asked(quick=True))
+    assert shares.keys() == {"states", "metrics and results"}
+    assert 0 < shares["metrics and results"] < 1
 
 
 def test_the_originals_costs_are_read_off_its_printed_lines():

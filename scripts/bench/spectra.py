@@ -94,7 +94,7 @@ def traces(asked: Asked, examples: int, samples: int) -> Table:
         "hessian_eigenthings": lambda: (
             wanted("hessian_eigenthings")
             .hutchinson(make["hessian_eigenthings"](), num_samples=samples)
-            .trace
+            .estimate
         ),
         "curvlinops": lambda: wanted("curvlinops").hutchinson_trace(make["curvlinops"](), samples),
     }
@@ -131,7 +131,8 @@ def densities(asked: Asked, examples: int, runs: int, depth: int) -> Table:
         found = package["hessian_eigenthings"].spectral_density(
             make["hessian_eigenthings"](), num_runs=runs, lanczos_steps=depth
         )
-        return np.asarray(found.grid), np.asarray(found.density)
+        nodes, weights = (np.asarray(part) for part in (found.raw_eigenvalues, found.raw_weights))
+        return nodes[weights > 0], weights[weights > 0]
 
     def curvlinops() -> Any:
         found = package["curvlinops"].lanczos_approximate_spectrum(
@@ -153,9 +154,8 @@ def densities(asked: Asked, examples: int, runs: int, depth: int) -> Table:
         "mean eigenvalue × P",
         failed,
         asked,
-        "curvlinops is given the spectrum's ends, which it would look for first. It and "
-        "hessian-eigenthings smooth the density over a grid, which blurs the mean; PyHessian and "
-        "lmech give nodes and weights.",
+        "curvlinops is given the spectrum's ends, which it would look for first. It smooths the "
+        "density over a grid, which blurs the mean; the others give nodes and weights.",
     )
 
 

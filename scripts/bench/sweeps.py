@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lmech import checkpoints, cli, planning, running
+from lmech import checkpoints, cli, planning, training
 from scripts.bench.asked import Asked, wanted
 from scripts.bench.tables import Cell, Table
 from scripts.bench.timing import process, ratio_of
@@ -187,7 +187,7 @@ def writing(room: Path, asked: Asked) -> dict[str, float]:
         setattr(module, name, call)
 
     timed(checkpoints, "write", "states")
-    timed(running, "_write_ended", "metrics and results")
+    timed(training, "_write_ended", "metrics and results")
     words = ("-m", *RUN[:1], "logger=none", f"steps={asked.size(2000, 10)}")
     words = (*words, f"seed=range({asked.size(64, 2)})", "observables=[loss,sharpness]")
     with contextlib.chdir(room / "writing"):
