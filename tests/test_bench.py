@@ -217,6 +217,7 @@ def test_every_module_of_the_package_is_a_table_or_known():
     assert modules == set(bench.TABLES) | parts | peers
 
 
+@pytest.mark.slow
 def test_a_cheap_table_runs(tmp_path):
     wide = "import sys; sys.argv[1:] = ['steps', '--quick', '--repetitions=1', '--out', '.']; "
     script = wide + "import runpy; runpy.run_module('scripts.bench', run_name='__main__')"

@@ -112,6 +112,7 @@ def test_a_job_that_fails_is_told_and_shown(monkeypatch, capsys):
         _ = result.figure
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_an_experiment_comes_with_its_claims():
     small = {"model.width": [4], "parametrization": ["sp"]}

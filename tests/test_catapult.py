@@ -13,6 +13,7 @@ from lmech.collecting import Run
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.6, 1.4])
 def test_the_map_is_what_training_does(rate):
     overrides = (

@@ -106,6 +106,7 @@ def test_scalar_rmsprop_divides_by_the_norms_root_mean_square():
     np.testing.assert_allclose(update["a"], -0.1 * np.asarray([6, 8]) / np.sqrt(56.25), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_below_the_edge_the_flow_on_a_quadratic_is_eulers():
     """Σ = 0, and w(t) − w* = Π(1 − ηλ/4)⁴ᵗ (w₀ − w*)."""
     recorder, _ = train([job(*LINEAR, *FLOW, "steps=10")])
@@ -125,6 +126,7 @@ def test_below_the_edge_the_flow_on_a_quadratic_is_eulers():
     np.testing.assert_allclose(eigenvalue, eta * np.linalg.eigvalsh(h)[-1] / 2, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_of_one_critical_direction_the_variance_is_the_closed_form():
     """σ² = max(0, −2⟨∇S, ∇L⟩/‖∇S‖²) at S = 2/η, S = λ₁(H) (Cohen et al. 2025)."""
     at = state(*NET, "dataset.train_size=20", "seed=1")
@@ -168,6 +170,7 @@ def test_the_flow_rises_to_the_edge_and_never_passes_it(optimizer):
     assert top.max() == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_flow_leaves_the_run_where_it_is_told_to():
     start = "observables.central_flow.start=10"
     recorder, _ = train([job(*NET, *FLOW, start, "steps=20")])
@@ -178,6 +181,7 @@ def test_the_flow_leaves_the_run_where_it_is_told_to():
     assert apart[15] > 0
 
 
+@pytest.mark.slow
 def test_a_flow_that_does_not_keep_up_is_not_a_number_from_there_on():
     recorder, _ = train([job(*NET, *FLOW, "observables.central_flow.most_steps=2", "steps=15")])
     found = column(recorder, 0, "central_flow")

@@ -114,6 +114,7 @@ def test_one_run_leaves_the_files_of_the_contract(elsewhere):
     assert 'src="http' not in html
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again_and_a_new_observable_runs_it(elsewhere, capsys):
     main(RUN)
     before = (only(elsewhere) / "summary.json").read_bytes()
@@ -135,6 +136,7 @@ def test_a_sweep_collects_into_one_frame(elsewhere):
     assert len(pd.read_parquet("all.parquet")) == len(frame)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_result_and_not_a_failure(elsewhere):
     assert main(["-m", *RUN, "optimizer.learning_rate=0.1,1e9", "steps=60"]) == 0
     results = [json.loads(path.read_text()) for path in only(elsewhere).glob("*/result.json")]
@@ -143,6 +145,7 @@ def test_a_diverged_run_is_a_result_and_not_a_failure(elsewhere):
     assert 0 < diverged["nonfinite_at"] < 60
 
 
+@pytest.mark.slow
 def test_a_batch_that_raises_fails_alone_with_its_traceback(elsewhere, monkeypatch, capsys):
     from lmech import engine
 
@@ -187,6 +190,7 @@ def test_a_loss_that_is_not_finite_at_the_last_weights_is_divergence(elsewhere):
     assert (result["status"], result["nonfinite_at"]) == ("diverged", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_log_accounts_for_every_job_and_step(capsys):
     sweep = ["-m", *RUN[:-1], "optimizer.learning_rate=0.1,1e9", "batch_size=null,5"]
@@ -250,6 +254,7 @@ def test_an_optimizer_that_cannot_work_is_known_before_anything_is_written(elsew
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_verify_prints_the_table_and_fails_on_a_mismatch(monkeypatch, capsys):
     from lmech import verifying
 

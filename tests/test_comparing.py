@@ -227,6 +227,7 @@ def test_runs_in_subspaces_have_nothing_to_compare(capsys):
     assert "coordinates of their own" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", catalogue.groups()["comparison"])
 def test_every_preset_is_asked_of_a_sweep_once(sweep, preset, capsys):
     for counts in ("6 pairs compared, 0 were", "0 pairs compared, 6 were"):

@@ -80,6 +80,7 @@ def test_the_default_config_is_valid():
     assert config.resolve(config.compose([]))["optimizer"]["learning_rate"] == 0.1
 
 
+@pytest.mark.slow
 def test_every_option_of_every_group_composes_and_is_described():
     for group, options in config.groups().items():
         for option in options:

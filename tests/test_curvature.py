@@ -106,6 +106,7 @@ def test_the_hessian_of_a_deep_linear_net_is_the_written_out_one():
     np.testing.assert_allclose(dense(at), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @PROBLEMS
 def test_each_matrix_is_the_one_of_its_definition(model, loss):
     at = small(*model, f"loss={loss}", "dataset.train_size=20")
@@ -123,6 +124,7 @@ def test_microbatches_change_only_the_rounding(kind, size):
     np.testing.assert_allclose(dense(at, kind, size), dense(at, kind), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 def test_microbatches_of_whole_normalisation_groups_change_only_the_rounding(kind):
     at = small(*NORMED)
@@ -145,6 +147,7 @@ def test_the_extreme_eigenvalues_are_those_of_the_dense_hessian(model, loss):
         assert abs(found[""] - value) <= 2e-9 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gauss_newton", "empirical_fisher", "residual"])
 def test_the_largest_eigenvalue_of_each_other_matrix_is_the_dense_one(kind):
     at = small(*MLP)
@@ -194,6 +197,7 @@ def followed(diagonal, key, policy, times=4):
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("tolerance", [None, 1e-6])
 def test_a_space_that_cannot_grow_makes_no_eigenvalue_up(tolerance, dtype):
@@ -248,6 +252,7 @@ def test_a_cold_check_finds_what_the_block_cannot_see_and_counts_it():
     assert (int(track.checks), int(track.misses)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_met_and_what_it_cost_is_recorded():
     at = small("model.width=8")
     exact = np.linalg.eigvalsh(dense(at))[-1]
@@ -271,6 +276,7 @@ def sharpness_run(precision, rate, steps=40):
     return recorder, np.linalg.eigvalsh(dense(at._replace(params=params)))[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("float64", 2e-6)])
 def test_where_the_weights_stand_still_the_sharpness_is_the_dense_eigenvalue(precision, tolerance):
     recorder, exact = sharpness_run(precision, rate=0, steps=100)
@@ -291,6 +297,7 @@ def test_where_the_weights_move_the_sharpness_is_a_lower_bound_within_its_residu
     assert column(recorder, 0, "sharpness_products")[40] == 7
 
 
+@pytest.mark.slow
 def test_a_relu_net_at_its_kinks_has_finite_curvature():
     """All preactivations exactly 0: every example sits on a kink."""
     at = small("model.width=4", "model.activation=relu")
@@ -342,6 +349,7 @@ def test_layer_sharpness_is_that_of_the_diagonal_blocks(model, by):
     assert found[""] <= np.linalg.eigvalsh(matrix)[-1] * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @PROBLEMS
 def test_trace_norm_and_diagonal_are_exact_on_request(model, loss):
     at = small(*model, f"loss={loss}")
@@ -397,6 +405,7 @@ def test_a_smoothed_density_integrates_to_one():
 OTHERS = [pytest.param(name, marks=slow) for name in ("nesterov", "rmsprop", "adagrad")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", *OTHERS])
 def test_effective_sharpness_is_the_dense_preconditioned_eigenvalue_over_the_threshold(optimizer):
     at = small(*MLP, f"optimizer={optimizer}")

@@ -50,6 +50,7 @@ def test_directional_sharpness_is_the_rayleigh_quotient_of_the_update(optimizer)
     np.testing.assert_allclose(found["gradient"], g @ matrix @ g / (g @ g), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_gradient_alignment_is_that_of_the_dense_hessian(loss):
     at = small(f"loss={loss}")
@@ -139,6 +140,7 @@ def test_without_an_update_there_is_no_critical_rate():
     assert np.isnan(measured(critical_learning_rate(), at)[""])
 
 
+@pytest.mark.slow
 def test_the_effective_sharpness_of_a_scheduled_run_uses_the_steps_own_rate():
     config = job(
         *("observables=[loss,effective_sharpness]", "schedule=cosine", "steps=20"),

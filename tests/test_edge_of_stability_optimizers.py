@@ -162,6 +162,7 @@ def expanded(scale="default"):
     return loaded, planning.expand(loaded.overrides, loaded.sweep)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unread")
 def test_every_claim_selects_rows_and_names_a_quantity():
     for scale in ("default", "paper"):

@@ -66,6 +66,7 @@ def test_a_vmap_member_is_the_single_run_up_to_rounding():
         np.testing.assert_allclose(list(ours.values()), list(single.values()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_observables_between_chunks_change_no_bit_of_the_training():
     plain, end = train([job("observables=[loss]")])
     watched, watched_end = train(
@@ -90,6 +91,7 @@ def test_each_observable_is_recorded_at_its_cadence_and_at_the_end():
     assert sorted(column(recorder, 0, "test_loss")) == [0, 4, 8, 10]
 
 
+@pytest.mark.slow
 def test_a_member_that_ends_early_has_the_records_of_the_single_run():
     watched = ("observables=[loss,sharpness]", "observables.sharpness.every=2")
     watched += ("optimizer.learning_rate=0.3",)
@@ -120,6 +122,7 @@ def test_a_stop_rule_ends_a_member_where_the_observable_met_it(every):
     assert column(stopped, 0, "train_loss")[12] <= threshold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["train_accuracy", "test_accuracy", "test_loss"])
 def test_what_is_measured_of_either_split_stops_a_member_too(rule):
     def trained(*stop):
@@ -178,6 +181,7 @@ def test_a_diverging_member_is_frozen_and_the_others_go_on():
     assert column(recorder, 1, "train_loss") == column(alone, 0, "train_loss")
 
 
+@pytest.mark.slow
 def test_microbatches_change_only_the_rounding():
     whole, _ = train([job("precision=float64")])
     for size in (7, 20, 60):

@@ -9,6 +9,7 @@ from lmech.cli import main
 FAST = ["dataset=chebyshev", "observables=[loss]", "model.width=6"]
 
 
+@pytest.mark.slow
 def test_a_plan_counts_jobs_programs_and_what_is_finished_and_starts_nothing(elsewhere, capsys):
     words = ["-m", *FAST, "model.depth=1,2", "seed=range(3)", "steps=5", "logger=none"]
     assert main(["plan", *words]) == 0

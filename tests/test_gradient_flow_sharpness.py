@@ -26,6 +26,7 @@ SCALAR = ("model.depth=4", "seed=7")
 DIAGONAL = ("model.kind=diagonal", "dataset.count=3", "dataset.dimension=6", "seed=7")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [SCALAR, DIAGONAL])
 def test_the_closed_forms_are_where_gradient_flow_ends(overrides):
     at = state(*overrides)

@@ -206,6 +206,7 @@ def test_a_tensor_that_starts_at_zero_is_at_an_infinite_relative_distance():
     assert np.isfinite(values["relative_hidden_1_kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "every"),
     [

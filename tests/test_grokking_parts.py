@@ -287,6 +287,7 @@ def test_an_embedding_of_one_frequency_is_concentrated():
         fourier_concentration("rows").measure(at, ())
 
 
+@pytest.mark.slow
 def test_a_run_of_additions_records_its_progress():
     recorder, _ = train([addition("observables=[loss,accuracy,progress_measures]", "steps=4",
         "observables.progress.every=2", "observables.progress.most=2",

@@ -316,6 +316,7 @@ def test_other_launchers_train_our_jobs_in_processes_of_their_own(words, elsewhe
         ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_asks_in_batches_and_its_best_is_the_best_on_disk(elsewhere):
     pytest.importorskip("optuna")
     trials = ["hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4", "hydra.sweeper.sampler.seed=0"]

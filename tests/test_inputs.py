@@ -67,6 +67,7 @@ def measurements(batch, observables):
 # a fraction of the data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [[], ["microbatch=7"], ["batch_size=8", "optimizer=adam"], ["loss=cross_entropy"]]
 )
@@ -359,6 +360,7 @@ def test_the_noise_stream_alone_decides_the_noise_and_the_subset_stream_the_subs
 # members
 
 
+@pytest.mark.slow
 def test_members_of_different_noise_fraction_and_scale_are_bit_for_bit_their_single_runs():
     configs = [
         job("batch_size=5", f"label_noise={noise}", f"data_fraction={fraction}",

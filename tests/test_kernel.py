@@ -251,6 +251,7 @@ def test_the_columns_at_the_start_are_those_of_the_dense_kernel(family, reductio
     assert np.isnan(values["velocity"])
 
 
+@pytest.mark.slow
 def test_a_run_records_how_far_its_kernel_and_its_layers_have_moved():
     config = job(
         *("observables=[loss,ntk,cka]", "observables.ntk.examples=12", "observables.ntk.every=4"),

@@ -64,6 +64,7 @@ def recorded(*words):
             for name in names}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "parametrization"), [(TEACHER, "ntk"), (CLASSES, "mup")])
 def test_a_linearized_run_is_kernel_descent_and_a_nets_own_is_not(words, parametrization):
     both = [
@@ -86,6 +87,7 @@ def test_a_linearized_run_is_kernel_descent_and_a_nets_own_is_not(words, paramet
     np.testing.assert_allclose(linear["edge"][0], float(rate) * linear["eigenvalues"][0][0])
 
 
+@pytest.mark.slow
 def test_beside_an_infinite_nets_kernel():
     """The columns against the recursion with the closed form, at the outputs that the net has."""
     words = (*TEACHER, f"observables.kernel_descent.infinite={TOLD}")

@@ -74,6 +74,7 @@ def early(count, steps=60):
     return built(first, *rest, mode="vmap")
 
 
+@pytest.mark.slow
 def test_members_that_are_left_move_into_fewer_lanes_and_the_others_end_is_told():
     found = events(early(8))
     ends = [event for event in found if isinstance(event, End)]

@@ -598,6 +598,7 @@ def test_the_sweeps_own_folder_has_the_figure_as_it_is_and_the_claims(tmp_path):
     assert row in text(sweep / "tensorboard" / "5eeb", "claims")
 
 
+@pytest.mark.slow
 def test_event_files_grow_as_the_batch_saves(tmp_path):
     tables = {"aaaa": table(0)}
     sweep = written(tmp_path, {}, others=tables)

@@ -98,6 +98,7 @@ def test_an_optimizer_without_a_state_leaves_nothing_unknown(elsewhere):
     assert_measured_as_recorded(elsewhere, presets, setting, set())
 
 
+@pytest.mark.slow
 def test_one_jobs_fraction_is_measured_in_the_room_that_it_was_trained_in(elsewhere):
     """Its sums are over as many zeros, so the bits are those that a run records."""
     own = [word for word in RUN if not word.startswith("observables")]
@@ -147,6 +148,7 @@ def test_nothing_is_trained_and_a_new_column_leaves_the_old_ones(elsewhere, caps
     assert files == {path: path.read_bytes() for path in elsewhere.rglob("*.*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "trains"), [("0:13:6", False), ("0,6", True), ("0:13:3", True)])
 def test_only_what_was_measured_as_a_run_does_need_not_be_trained_for(
     elsewhere, capsys, steps, trains
@@ -174,6 +176,7 @@ def test_a_finished_run_that_is_asked_for_another_snapshot_runs_again(elsewhere,
     assert len(list(elsewhere.glob("outputs/*/*/*/weights/*.npz"))) == 2
 
 
+@pytest.mark.slow
 def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
     words = [*RUN, "snapshots=[6]", "optimizer=momentum"]
     assert main(["-m", *words, "seed=0,1"]) == 0
@@ -208,6 +211,7 @@ def test_what_has_no_answer_is_one_line_each_and_exit_code_1(elsewhere, capsys):
         assert measured == steps
 
 
+@pytest.mark.slow
 def test_each_job_is_measured_at_its_own_last_weights(elsewhere):
     """Of one program with different horizons, one of them stopped early; the update is of the
     minibatch that came last."""

@@ -31,6 +31,7 @@ def state(*overrides):
     return member.initial_state(batch.program, inputs, jax.device_put(batch.data))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("width", [16, 2048])
 def test_the_setting_is_jacots_net_whose_kernel_has_the_closed_form(width):

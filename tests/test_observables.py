@@ -103,6 +103,7 @@ def lowered(presets):
     return jax.jit(first).lower(inputs, batch.data).as_text()
 
 
+@pytest.mark.slow
 @TOGETHER
 def test_float32_measurements_have_no_float64_in_them(presets):
     """Scalars may be: jax writes Python's constants so, and converts them."""
@@ -111,6 +112,7 @@ def test_float32_measurements_have_no_float64_in_them(presets):
         assert [preset for preset in presets if wide.search(lowered([preset]))] == []
 
 
+@pytest.mark.slow
 @TOGETHER
 @pytest.mark.parametrize(
     "setting",

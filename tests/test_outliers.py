@@ -39,6 +39,7 @@ def by_definition(at):
     return values[::-1], np.sum(projected**2, axis=0), rank
 
 
+@pytest.mark.slow
 def test_the_overlaps_are_those_of_a_dense_computation():
     at = small(*CLUSTERS)
     found = measured(outlier_overlap(), at)

@@ -74,6 +74,7 @@ def test_at_the_base_width_every_table_is_sp_bit_for_bit(optimizer):
         assert recorder.table(place).equals(recorder.table(0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("width", "optimizer"),
@@ -105,6 +106,7 @@ def test_the_forms_of_mup_are_one_training_bit_for_bit_at_width_ratios_of_powers
     assert multipliers[0] != multipliers[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["sp", "mup", "ntk"])
 def test_the_decay_goes_by_role(name):
@@ -278,6 +280,7 @@ def test_branches_end_in_a_power_of_the_depth_and_their_rates_make_up_for_it(
 # ------------------------------------------------------------------------------ what the trees do
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [["model=mlp"], RESIDUAL[:2]], ids=["ours", "flax"])
 @pytest.mark.parametrize("name", ["mup", "ntk", "sp_constant_std"])
@@ -301,6 +304,7 @@ def test_initial_spreads_are_the_bases_times_the_tables_power_of_the_width(name,
     assert seen >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("output_scale", [1, 4])
 @pytest.mark.parametrize("mode", ["coupled", "width_free", "independent"])
@@ -364,6 +368,7 @@ def test_centred_outputs_start_at_zero(batch):
     assert recorder.table(0)["train_loss"][0].as_py() == pytest.approx(0.5, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_at_the_start_the_output_scale_leaves_the_functions_speed_alone_and_later_tames_it():
     """The kernel J C Jᵀ is that of α = 1; how far it moves falls as 1/α (Chizat et al. 2019)."""
@@ -385,6 +390,7 @@ def test_at_the_start_the_output_scale_leaves_the_functions_speed_alone_and_late
 LINEARIZED = ("linearized=true", "precision=float64", "optimizer.learning_rate=0.5")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("own", [[], ["centred=true", "output_scale=3.0", "parametrization=ntk"]])
 def test_a_linearized_model_is_kernel_gradient_descent_with_the_kernel_at_the_start(own):

@@ -20,6 +20,7 @@ def flow_run(*overrides):
     return train([config])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 def test_on_a_quadratic_the_flow_is_the_matrix_exponential(tolerance):
     """w(t) − w* = exp(−Ht)(w₀ − w*): each step's error is at most the tolerance of the path."""
@@ -67,6 +68,7 @@ def test_a_run_at_a_small_rate_stays_with_the_flow():
     np.testing.assert_allclose(distances[0] / distances[1], 10, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_a_flow_that_does_not_keep_up_is_not_a_number_from_there_on():
     recorder, _ = flow_run(
         "observables.gradient_flow.most_steps=1", "observables.gradient_flow.tolerance=1e-9"

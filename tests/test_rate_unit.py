@@ -30,6 +30,7 @@ def dense_sharpness(*overrides):
     return float(np.linalg.eigvalsh(jax.jit(jax.hessian(loss))(flat))[-1])
 
 
+@pytest.mark.slow
 def test_the_rate_is_c_over_the_largest_eigenvalue_of_the_whole_hessian():
     few = ("model.width=3", *UNIT)
     recorder, _ = train([job(*few, "optimizer.learning_rate=1.5")])
@@ -39,6 +40,7 @@ def test_the_rate_is_c_over_the_largest_eigenvalue_of_the_whole_hessian():
     np.testing.assert_allclose(list(rates.values()), 1.5 / lambda_0, rtol=2e-4)  # the tolerance
 
 
+@pytest.mark.slow
 def test_the_run_is_that_at_the_absolute_rate():
     recorder, end = train([job(*UNIT, "optimizer.learning_rate=1.5")])
     eta = float(column(recorder, 0, "learning_rate")[0])
@@ -56,6 +58,7 @@ def test_a_schedule_acts_on_top():
     np.testing.assert_allclose(rates / rates[0], factors / factors[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["gd", "momentum", "nesterov", "ema_momentum"])
 def test_at_the_stability_threshold_a_quadratic_is_just_stable(optimizer):
     """Squared loss of a linearized net is a quadratic: below 1 it falls, above it grows."""
@@ -70,6 +73,7 @@ def test_at_the_stability_threshold_a_quadratic_is_just_stable(optimizer):
     assert above[-1] > 100 * above[0]
 
 
+@pytest.mark.slow
 def test_rates_in_a_unit_are_inputs_of_one_program():
     groups = planning.group(planning.expand([*UNIT], {"optimizer.learning_rate": [0.5, 1.0, 1.9]}))
     assert [len(group) for group in groups] == [3]
@@ -84,6 +88,7 @@ def test_rates_in_a_unit_are_inputs_of_one_program():
     assert abs(rates[2] / rates[0] - 1) > 1e-3  # a seed has its own λ₀
 
 
+@pytest.mark.slow
 def test_the_unit_is_kept_in_the_state():
     batch = building.build([job(*UNIT, f"optimizer.learning_rate={c}") for c in (1.0, 1.9)])
     events = list(engine.train(*batch, save=lambda: True))

@@ -135,6 +135,7 @@ def test_a_run_that_was_cut_off_leaves_the_same_bytes(elsewhere, monkeypatch, un
     assert not list(elsewhere.glob("outputs/*/*/batches/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated state", "truncated part", "missing part", "other"])
 def test_a_state_that_cannot_be_read_fails_its_batch_with_one_line_and_stays(
     elsewhere, monkeypatch, capsys, damage

@@ -184,6 +184,7 @@ def test_a_crash_of_the_process_leaves_its_stack_in_the_log(tmp_path):
     assert "Segmentation fault" in (tmp_path / journal.LOG).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["write", "write_job"])
 def test_a_full_disk_stops_with_one_line_and_the_same_command_goes_on(
     elsewhere, monkeypatch, capsys, what
@@ -320,6 +321,7 @@ def test_a_job_taken_over_can_be_asked_for_more(elsewhere):
     assert len(list(elsewhere.glob("outputs/run/*/*/weights/4.npz"))) == 3
 
 
+@pytest.mark.slow
 def test_taking_over_a_job_removes_no_result(elsewhere):
     """A sweep's own columns stay, though another has the job with the column asked for."""
     assert main([*RUN, "seed=0", "observables=[loss,weights]"]) == 0
@@ -330,6 +332,7 @@ def test_taking_over_a_job_removes_no_result(elsewhere):
     assert {"weight_norm", "trace"} <= set(pq.read_table(table).column_names)
 
 
+@pytest.mark.slow
 def test_a_rerun_for_a_column_goes_on_after_a_kill(elsewhere, monkeypatch):
     """The old columns are measured again beside the new one; whoever goes on knows."""
     assert main(["-m", *RUN, "seed=0,1", "observables=[loss,weights]"]) == 0

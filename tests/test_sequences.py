@@ -149,6 +149,7 @@ def by_definition(loss):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "microbatch"), [("mse", None), ("cross-entropy", 4), ("z-loss", None)]
 )

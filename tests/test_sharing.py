@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_two_devices_share_the_examples_of_a_run():
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(

@@ -26,6 +26,7 @@ def expanded(*overrides, **sweep):
     return planning.expand([*TINY, *overrides], sweep)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("group", "preset"), PRESETS)
 def test_another_value_of_a_presets_inputs_leaves_every_programs_text_and_the_key(group, preset):
@@ -127,6 +128,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mine", "elsewhere")
 @pytest.mark.parametrize(
     ("overrides", "key"),

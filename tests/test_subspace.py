@@ -27,6 +27,7 @@ def drawn(size, seed=0):
     return subspace.signs(jax.random.key(seed), size, jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "size"), [(1, 1), (1, 7), (5, 50), (64, 64)])
 def test_directions_are_orthonormal(d, size):
     P = matrix(d, drawn(size))
@@ -55,6 +56,7 @@ def test_more_directions_than_weights_are_an_error():
         subspace.embedded(jnp.zeros(9), jnp.ones(8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [["optimizer=gd"], ["optimizer=adamw"], ["optimizer=momentum"]], ids=str
 )
@@ -92,6 +94,7 @@ def test_as_many_directions_as_weights_are_all_of_weight_space():
     np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_curvature_is_that_of_the_coordinates():
     """λ₁ is that of PᵀHP, here of the dense Hessian in the coordinates."""
     words = ["model.width=4", "precision=float64", "subspace=9", "steps=1"]

@@ -45,6 +45,7 @@ def losses(recorder, place=0):
 # The tasks of a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3])
 def test_it_is_the_runs_on_each_task_chained_by_hand(every):
     """Each from the weights of the one before; gradient descent has no other state."""
@@ -222,6 +223,7 @@ def test_each_tasks_loss_and_accuracy_are_those_on_its_own_examples():
     assert test_loss[10] == pytest.approx(at[10][1])
 
 
+@pytest.mark.slow
 def test_kept_weights_are_measured_on_the_task_of_their_step(elsewhere):
     words = [*ROTATED, "task_steps=5", "steps=10", "snapshots=[3,5]", "logger=none"]
     assert main([*words, "observables.train_loss.every=1"]) == 0
