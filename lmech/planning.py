@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
@@ -15,7 +14,6 @@ from hydra.utils import instantiate
 from lmech import config as configs
 from lmech import project, snapshots, sweeps, values
 from lmech.datasets import Data, Examples, check, integers
-from lmech.disk import read_json, read_yaml
 from lmech.mistakes import one_line
 from lmech.seeds import stream_seeds
 from lmech.values import Config, ConfigError
@@ -376,83 +374,3 @@ def folder(jobs: Sequence[Job]) -> Path:
     """Where the sweep's results go: ``<output>/<name>/<sweep id>``."""
     first = jobs[0].config
     return Path(first["output"]) / (first["experiment"] or first["name"]) / sweep_id(jobs)
-
-
-def standing(job_folder: Path, job: Job) -> Literal["finished", "failed", "missing"]:
-    """Where a job stands: it has a result with all that is asked for, or an error, or none.
-
-    Asked for are its observables, and the snapshots up to the step at which it ended.
-    """
-    path = job_folder / "result.json"
-    if path.is_file():
-        result = read_json(path)
-        wanted = observable_ids(job.config).items()
-        if (
-            result["status"] != "failed"
-            and wanted <= result.get("observables", {}).items()  # another version's may have none
-            and {step for step in job.config["snapshots"] if step < result["steps"]}
-            <= snapshots.kept(job_folder).keys()
-        ):
-            return "finished"
-    return "failed" if (job_folder / "error.txt").is_file() else "missing"
-
-
-RERUN = {
-    "missing": ("missing",),
-    "failed": ("missing", "failed"),
-    "all": ("missing", "failed", "finished"),
-}
-
-
-def reason(job_folder: Path) -> str:
-    """Why a job failed, when it did: the last line of its traceback."""
-    lines = (job_folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()
-    return f"{lines[-1] if lines else 'no traceback'} (rerun=failed tries again)"
-
-
-def check_place(folder: Path) -> None:
-    """Raise ConfigError if a sweep's folder cannot be made; nothing of it is left."""
-    above = next(path for path in folder.absolute().parents if path.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=above, prefix=".lmech"):
-            return
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(
-            f"results go to {folder}, and no folder can be made in {above} ({reason}): choose "
-            "another output=…"
-        ) from error
-
-
-def todo(jobs: Sequence[Job], target: Path) -> list[Job]:
-    """The jobs to train, by the config's ``rerun``, with the observables an old result has too.
-
-    A rerun for another observable then drops no column.
-    """
-    again = RERUN[jobs[0].config["rerun"]]
-    left = [job for job in jobs if standing(target / job.id, job) in again]
-    return [_with_recorded(job, target / job.id) for job in left]
-
-
-def elsewhere(jobs: Sequence[Job], target: Path) -> dict[str, Path]:
-    """Folders of these jobs' finished results in other sweeps of the same output folder, by id.
-
-    Of those that have no result of their own, which would be lost.
-    """
-    jobs = [job for job in jobs if not (target / job.id / "result.json").is_file()]
-    found: dict[str, Path] = {}
-    for manifest in sorted(target.parent.parent.glob("*/*/manifest.jsonl")):
-        if manifest.parent != target:
-            there = {path.name: path for path in manifest.parent.iterdir()}
-            for job in jobs:
-                if job.id in there and standing(there[job.id], job) == "finished":
-                    found[job.id] = there[job.id]
-    return found
-
-
-def _with_recorded(job: Job, job_folder: Path) -> Job:
-    path = job_folder / "config.yaml"
-    if not path.is_file():
-        return job
-    old = read_yaml(path)["observables"]
-    return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})

@@ -10,7 +10,18 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import catalogue, config, formats, hints, manifest, pairs, planning, summing, sweeps
+from lmech import (
+    catalogue,
+    config,
+    formats,
+    hints,
+    manifest,
+    pairs,
+    planning,
+    standing,
+    summing,
+    sweeps,
+)
 from lmech import claims as verdicts
 from lmech.disk import atomically, link_folder, read_json, write_json
 from lmech.loggers import Progress
@@ -232,15 +243,15 @@ def train(
     """
     if jobs[0].config["rerun"] != "all":
         adopt(jobs, folder)
-    todo = planning.todo(jobs, folder)
+    todo = standing.todo(jobs, folder)
     again = {job.id for job in todo}
-    left = [job.id for job in jobs if planning.standing(folder / job.id, job) == "failed"]
-    before = {job: planning.reason(folder / job) for job in left if job not in again}
+    left = [job.id for job in jobs if standing.of(folder / job.id, job) == "failed"]
+    before = {job: standing.reason(folder / job) for job in left if job not in again}
     if not todo and batch is None:
         summing.add_up(folder)
     if not todo and (batch is not None or (folder / summing.NAME).is_file()):
         return {"failed": len(before), "skipped": len(jobs) - len(before)}, before
-    planning.check_place(folder)
+    standing.check_place(folder)
     from lmech import running
 
     if batch is None:
@@ -263,7 +274,7 @@ def _import_what_draws() -> None:
 
 def adopt(jobs: Sequence[Job], folder: Path) -> None:
     """Take finished jobs from other sweeps of the same output folder."""
-    for job, found in planning.elsewhere(jobs, folder).items():
+    for job, found in standing.elsewhere(jobs, folder).items():
         link_folder(found, folder / job)
 
 

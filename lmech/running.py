@@ -19,6 +19,7 @@ from lmech import (
     locking,
     planning,
     results,
+    standing,
     states,
     summing,
     training,
@@ -176,10 +177,10 @@ def _of_others(run: Run, asked: Batch, left: Batch) -> tuple[dict[str, str], Rea
     """Statuses of jobs that another process has had meanwhile, and why those failed that did."""
     own = {job.id for job in left.jobs}
     jobs = [job for job in asked.jobs if job.id not in own]
-    standing = {job.id: planning.standing(run.target / job.id, job) for job in jobs}
-    failed = [job for job, how in standing.items() if how == "failed"]
-    reasons = {job: planning.reason(run.target / job) for job in failed}
-    return {job: "failed" if job in reasons else "skipped" for job in standing}, reasons
+    found = {job.id: standing.of(run.target / job.id, job) for job in jobs}
+    failed = [job for job, how in found.items() if how == "failed"]
+    reasons = {job: standing.reason(run.target / job) for job in failed}
+    return {job: "failed" if job in reasons else "skipped" for job in found}, reasons
 
 
 def _parts(run: Run, batch: Batch) -> list[Batch]:
@@ -218,7 +219,7 @@ def _free_name(run: Run, batch: Batch, start: int = 0) -> str:
 
 
 def _left(run: Run, jobs: Sequence[Job]) -> list[Job]:
-    return [job for job in jobs if planning.standing(run.target / job.id, job) == "missing"]
+    return [job for job in jobs if standing.of(run.target / job.id, job) == "missing"]
 
 
 def _guarded(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmech import freezing, locking, planning, project, reproducing, slurm
+from lmech import freezing, locking, planning, project, reproducing, slurm, standing
 from lmech.disk import read_json_lines, write_text
 from lmech.freezing import Entries
 from lmech.planning import Job
@@ -51,10 +51,10 @@ def submit(jobs: Sequence[Job], cluster: Cluster, request: Mapping[str, Any]) ->
         )
     if jobs[0].config["rerun"] != "all":
         reproducing.adopt(jobs, folder)
-    todo = planning.todo(jobs, folder)
+    todo = standing.todo(jobs, folder)
     if not todo:
         return Submission(folder, 0, None, None, [], {}, [])
-    planning.check_place(folder)
+    standing.check_place(folder)
     with locking.waited(folder / FOLDER / "submit.lock"):
         waiting = queue(folder)
         if waiting and jobs[0].config["rerun"] == "all":

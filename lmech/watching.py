@@ -85,7 +85,7 @@ def _reached(sweep: Path, number: int | None) -> tuple[int | None, bool]:
 def ending(folder: Path, entry: Entry) -> str | None:
     """How a job ended: done, diverged, failed; None while it is to do.
 
-    As ``planning.standing``, but by what the manifest says of its observables, so that nobody's
+    As ``standing.of``, but by what the manifest says of its observables, so that nobody's
     code is looked at.
     """
     result: dict[str, Any] = {}

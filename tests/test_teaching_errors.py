@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from problems import job
 
-from lmech import building, cli, compiling, config, planning, reproducing, tuning, validation
+from lmech import building, cli, compiling, config, reproducing, standing, tuning, validation
 from lmech.values import ConfigError
 
 QUIET = "steps=3 logger=none observables=[loss] execution.compile_cache=false"
@@ -402,5 +402,5 @@ def test_an_experiments_module_that_does_not_import_is_one_line(workplace, monke
 
 
 def test_a_folder_that_can_be_made_leaves_no_trace_of_the_question(elsewhere):
-    planning.check_place(Path("outputs/run/one"))
+    standing.check_place(Path("outputs/run/one"))
     assert not list(elsewhere.iterdir())

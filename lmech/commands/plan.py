@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(words: list[str]) -> int:
     """Print what the rest of the line would run."""
     options, rest = _parser().parse_known_args(words)
-    from lmech import planning
+    from lmech import planning, standing
 
     jobs, _ = asked_of(rest)
     if options.show:
@@ -30,9 +30,9 @@ def main(words: list[str]) -> int:
     if options.verify and not _verified(jobs):
         return 1
     folder = planning.folder(jobs)
-    todo = planning.todo(jobs, folder)
+    todo = standing.todo(jobs, folder)
     if jobs[0].config["rerun"] != "all":
-        taken = planning.elsewhere(todo, folder)
+        taken = standing.elsewhere(todo, folder)
         todo = [job for job in todo if job.id not in taken]
     groups = planning.group(todo)
     estimates = []
@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
                 print(f"memory: program {number} takes more than is free: lower execution.lanes")
     again = {job.id for job in todo}
     left = [job for job in jobs if job.id not in again]
-    failed = sum(planning.standing(folder / job.id, job) == "failed" for job in left)
+    failed = sum(standing.of(folder / job.id, job) == "failed" for job in left)
     done = len(jobs) - len(todo) - failed
     programs = "1 program" if len(groups) == 1 else f"{len(groups)} programs"
     print(f"jobs:   {len(jobs)}, of which {done} finished; {programs} to compile")

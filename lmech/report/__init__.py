@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from lmech import formats, manifest, planning
+from lmech import formats, manifest, standing
 from lmech.disk import read_json, read_json_lines, write_text
 from lmech.report import curves, setting
 from lmech.values import ConfigError
@@ -146,7 +146,7 @@ def _job(folder: Path, entry: Mapping[str, Any]) -> Job:
         execution=entry.get("execution", {}),
         folder=folder,
         result=read_json(result) if result.is_file() else {},
-        error=planning.reason(folder) if (folder / "error.txt").is_file() else "",
+        error=standing.reason(folder) if (folder / "error.txt").is_file() else "",
     )
 
 
