@@ -213,7 +213,7 @@ def test_a_known_spectrum_is_measured():
     assert row["outliers"] == row["large"] == 16
     assert row["per_class"] == pytest.approx(16 / 5)
     assert row["per_square"] == 1
-    assert row["small"] == row["near_zero"] == pytest.approx(584 / 600)
+    assert (row["small"], row["near_zero"]) == pytest.approx((584 / 600, 584 / 600))
     assert row["gauss_newton"] == pytest.approx(0.1)
     assert row["gauss_newton_start"] == pytest.approx(0.5)
     assert row["class_means"] == pytest.approx(0.2)
