@@ -26,6 +26,12 @@ REVIEW = 8
 """Chunks between two looks at how many lanes are alive."""
 
 
+class Begun(NamedTuple):
+    """The first chunk is on its way: what it needs is compiled, and the host is free."""
+
+    step: int
+
+
 class Snapshot(NamedTuple):
     """The weights of the members that have come to a step that was asked for, on the host."""
 
@@ -53,7 +59,7 @@ class End(NamedTuple):
     finite: np.ndarray
 
 
-Event = Record | Saved | Snapshot | End
+Event = Begun | Record | Saved | Snapshot | End
 
 
 def marks(
@@ -132,6 +138,8 @@ def train(
         records = _told(batch)  # fetched below, while the next chunk runs
         batch.measure(_due(program, start), start, due=True, last=False)
         batch.chunk(start, stop)
+        if start == begun:
+            yield Begun(start)
         running = True
         for record in records:
             running = record.running

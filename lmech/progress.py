@@ -15,10 +15,10 @@ NO_RECORD: tuple[Jobs, float, int] = ([], 0.0, 0)
 
 
 class Stretch(NamedTuple):
-    """Jobs of a batch at work together, from their first record on: they are compiled by then."""
+    """Jobs of a batch at work together, from where they are compiled on."""
 
     steps: float
-    """Those between its first and last record."""
+    """Those between there and the last record."""
     trained: float
     """The same, summed over the jobs."""
     seconds: float
@@ -31,8 +31,8 @@ class Stretch(NamedTuple):
 class Tally:
     """The accounts of a sweep: each entry returns the ``Progress`` to show.
 
-    A batch has one ``begins``, a ``reaches`` for each record, of all its jobs or of some (the
-    halves of a batch that raised), and one ``ends``.
+    A batch has one ``begins``, a ``reaches`` where it is compiled and for each record, of all its
+    jobs or of some (the halves of a batch that raised), and one ``ends``.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from lmech import (
     manifest,
     pairs,
     planning,
+    signatures,
     standing,
     summing,
     sweeps,
@@ -254,16 +255,30 @@ def train(
     standing.check_place(folder)
     from lmech import running
 
-    if batch is None:
-        Thread(target=_import_what_draws).start()
+    shown = show if batch is not None else _beside(show)
     counts, reasons = running.run_sweep(
-        jobs, todo, folder, request, show, failed=len(before), alone=batch
+        jobs, todo, folder, request, shown, failed=len(before), alone=batch
     )
     return counts, before | reasons
 
 
+def _beside(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """What the host does while it waits for the first batch, which is compiled and trains."""
+    begun = False
+
+    def shown(progress: Progress) -> None:
+        nonlocal begun
+        show(progress)
+        if progress.event == "runs" and not begun:
+            begun = True
+            Thread(target=_import_what_draws).start()
+            signatures.remember_presets()
+
+    return shown
+
+
 def _import_what_draws() -> None:
-    """Meant for a thread: XLA compiles without Python's lock, and these take most of a second.
+    """Meant for a thread: these take most of a second.
 
     Nothing of lmech's own, nor JAX: two threads that import a cycle of modules may see half of it.
     """

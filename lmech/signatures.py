@@ -80,8 +80,6 @@ def signature(target: str, by_name: bool) -> Signature:
     found = _read(target, by_name)
     if kinds is None:
         _remember(memo, target, by_name, basis, found)
-        if basis.source is None:
-            _remember_presets(memo)
         _write(file, memo)
     return found
 
@@ -98,13 +96,25 @@ def _remember(memo: "Memo", target: str, by_name: bool, basis: "Basis", found: S
         memo[f"{target} {by_name}"] = Entry(basis, kinds)
 
 
-def _remember_presets(memo: "Memo") -> None:
-    """The presets' targets too, now that JAX is imported: the next command may be about them."""
+ALL = "the presets"
+
+
+def remember_presets() -> None:
+    """Those of the presets' targets too, where JAX is imported: the next command may be about them.
+
+    Once for each version of what they are made of.
+    """
+    file, basis = _memo_file(), Basis(_sources().stamp, None)
+    memo = _memo(file) if file else {}
+    if file is None or (ALL in memo and memo[ALL].basis == basis):
+        return
     for target, by_name in presets():
-        basis = _basis(target) if _ours(target) else None
-        if basis is not None and _recalled(memo, target, by_name, basis) is None:
+        own = _basis(target) if _ours(target) else None
+        if own is not None and _recalled(memo, target, by_name, own) is None:
             with suppress(Exception):
-                _remember(memo, target, by_name, basis, _read(target, by_name))
+                _remember(memo, target, by_name, own, _read(target, by_name))
+    memo[ALL] = Entry(basis, b"")
+    _write(file, memo)
 
 
 def presets() -> list[tuple[str, bool]]:

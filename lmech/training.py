@@ -8,7 +8,7 @@ from lmech import building, checkpoints, journal, planning, results, states, tog
 from lmech.arranging import Batch
 from lmech.checkpoints import Checkpoint
 from lmech.disk import write_weights
-from lmech.engine import End, Snapshot
+from lmech.engine import Begun, End, Snapshot
 from lmech.lanes import Record, Saved
 from lmech.numerics import trees
 from lmech.numerics.precision import numerics
@@ -90,6 +90,8 @@ def run_batch(
             snapshots={step for job in batch.jobs for step in job.config["snapshots"]},
         ):
             match event:
+                case Begun():
+                    show(names, event.step, recorder.last)
                 case Record():
                     recorder.add(event)
                     fresh.append(event)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lmech import building, config, engine, member
 from lmech.engine import End
+from lmech.lanes import Record
 from lmech.numerics import krylov
 from lmech.numerics.krylov import Operator, Ritz
 from lmech.observables import Observable, State
@@ -39,7 +40,7 @@ def train(configs: list[Config], **replacements: Any) -> tuple[Recorder, End]:
     for event in engine.train(*batch):
         if isinstance(event, End):
             ends.append(event)
-        else:
+        elif isinstance(event, Record):
             recorder.add(event)
     return recorder, in_order(ends)
 

@@ -12,6 +12,7 @@ from problems import PRESETS, column, job, train
 from lmech import building, config, datasets, engine, member, planning, sampling
 from lmech.datasets import Examples
 from lmech.engine import End
+from lmech.lanes import Record
 from lmech.observables import training_examples
 from lmech.observables.features import dead_units
 from lmech.problem import count, masked
@@ -33,7 +34,7 @@ def run(batch):
     for event in engine.train(*batch):
         if isinstance(event, End):
             end = event
-        else:
+        elif isinstance(event, Record):
             recorder.add(event)
     return recorder, end
 

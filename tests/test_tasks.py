@@ -61,7 +61,7 @@ def test_it_is_the_runs_on_each_task_chained_by_hand(every):
         for event in engine.train(*batch):
             if isinstance(event, End):
                 params = event.params
-            else:
+            elif isinstance(event, Record):
                 own_records.add(event)
         found |= {place * 6 + step: v for step, v in losses(own_records).items() if step < 6}
     for step, value in found.items():
