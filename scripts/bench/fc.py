@@ -6,6 +6,7 @@ PyTorch: parameters in memory, ½ squared error, full-batch gradient descent.
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -88,8 +89,10 @@ class InTorch(NamedTuple):
 
     loop: Call
     gradient: Call
-    product: Call
-    """One Hessian product; the gradient's graph is built once, before."""
+    products: Callable[[int], Call]
+    """Hessian products with so many vectors, and the gradient's graph for them."""
+    kept: Call
+    """One product, where that graph was built before and kept."""
 
 
 def torch_side(torch: Any, data: Data, steps: int) -> InTorch:
@@ -122,12 +125,25 @@ def torch_side(torch: Any, data: Data, steps: int) -> InTorch:
     graphs: list[Any] = []
     vectors = [torch.randn_like(p) for p in parameters]
 
-    def product() -> Any:
-        if not graphs:
-            graphs.append(torch.autograd.grad(loss(), parameters, create_graph=True))
-        return torch.autograd.grad(graphs[0], parameters, grad_outputs=vectors, retain_graph=True)
+    def graph() -> Any:
+        return torch.autograd.grad(loss(), parameters, create_graph=True)
 
-    return InTorch(loop, lambda: torch.autograd.grad(loss(), parameters), product)
+    def product(graph: Any) -> Any:
+        return torch.autograd.grad(graph, parameters, grad_outputs=vectors, retain_graph=True)
+
+    def products(count: int) -> Any:
+        own = graph()
+        return [product(own) for _ in range(count)]
+
+    def kept() -> Any:
+        if not graphs:
+            graphs.append(graph())
+        return product(graphs[0])
+
+    def gradient() -> Any:
+        return torch.autograd.grad(loss(), parameters)
+
+    return InTorch(loop, gradient, lambda count: partial(products, count), kept)
 
 
 # lmech
