@@ -61,6 +61,16 @@ def family() -> tuple[float, float]:
     return time.perf_counter(), spent.ru_utime + spent.ru_stime
 
 
+PAUSE = 0.3
+"""Seconds before a call: a library's threads that wait by spinning (OpenBLAS, OpenMP) come to rest."""
+
+
+def rested(call: Call, clock: Clocks) -> tuple[float, float]:
+    """What the call spends, on cores that the one before has left."""
+    time.sleep(PAUSE)
+    return spent(call, clock)
+
+
 def spent(call: Call, clock: Clocks = clocks) -> tuple[float, float]:
     """Wall and CPU time of a call; arrays of JAX are waited for."""
     before = clock()
@@ -79,7 +89,7 @@ def turns(calls: Mapping[str, Call], repetitions: int, clock: Clocks = clocks) -
     """Each call once to warm up, then all in turns: so load that comes and goes hits them alike."""
     for call in calls.values():
         ready(call())
-    rounds = [[spent(call, clock) for call in calls.values()] for _ in range(repetitions)]
+    rounds = [[rested(call, clock) for call in calls.values()] for _ in range(repetitions)]
     by_name = np.asarray(rounds).transpose(1, 0, 2)
     return Turns(dict(zip(calls, by_name, strict=True)))
 
