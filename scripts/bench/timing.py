@@ -62,7 +62,7 @@ def family() -> tuple[float, float]:
 
 
 PAUSE = 0.3
-"""Seconds before a call: a library's threads that wait by spinning (OpenBLAS, OpenMP) come to rest."""
+"""Seconds before a call: threads that wait by spinning (OpenBLAS, OpenMP) come to rest."""
 
 
 def rested(call: Call, clock: Clocks) -> tuple[float, float]:
