@@ -98,7 +98,14 @@ def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     command.main()
     page = capsys.readouterr().out
     assert page == tables.page([read])
-    assert "Targets not met: steps: fast." in page
+    assert "| [steps](#steps) | fast | 0.9 | ≥ 1 | **not met** |" in page
+    assert "| [steps](#steps) | small | 0.9 | ≤ 1 | met |" in page
+
+
+def test_what_a_table_says_of_its_command_has_no_folder_of_this_machine():
+    asked = Asked(repetitions=3, out=Path("/here/out"), peers=Path("/here"), keep=Path("/here"))
+    assert command._told(asked) == ["--repetitions=3"]
+    assert command._told(Asked()) == []
 
 
 class Clock:

@@ -46,6 +46,16 @@ def test_any_number_of_learning_rates_compiles_one_training_program(count):
     assert len([*compilations.training, *compilations.hits]) == 1
 
 
+def test_a_run_says_first_that_it_has_begun_and_compiles_nothing_after():
+    batch = building.build([job("observables=[loss,sharpness]", "observables.sharpness.every=3")])
+    with compiling.counted() as compilations:
+        events = engine.train(*batch)
+        assert next(events) == engine.Begun(0)
+        before = len(compilations.seconds)
+        list(events)
+    assert len(compilations.seconds) == before > 2
+
+
 def test_a_map_member_is_bit_for_bit_the_single_run():
     configs = [
         job(f"optimizer.learning_rate={rate}", f"seed={i}") for i, rate in enumerate((0.1, 0.3))

@@ -2,11 +2,12 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from lmech import config, reproducing
+from lmech import config, reproducing, signatures
 from lmech.claims import parse
 from lmech.values import ConfigError
 
@@ -32,6 +33,28 @@ def test_a_module_that_is_not_there_or_does_not_measure_is_refused(tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"no function measure"):
         reproducing._checked("toy", NODE)
+
+
+class AtOnce:
+    """A thread that is through when it has started."""
+
+    def __init__(self, target):
+        self.start = target
+
+
+def test_the_host_gets_ready_to_draw_once_and_only_when_a_batch_trains(monkeypatch):
+    done, shown = [], []
+    monkeypatch.setattr(reproducing, "Thread", AtOnce)
+    monkeypatch.setattr(reproducing, "_import_what_draws", lambda: done.append("imports"))
+    monkeypatch.setattr(signatures, "remember_presets", lambda: done.append("presets"))
+    show = reproducing._beside(shown.append)
+    events = [SimpleNamespace(event=event) for event in ("begins", "runs", "runs", "ends")]
+    show(events[0])
+    assert not done
+    for event in events[1:]:
+        show(event)
+        assert done == ["imports", "presets"]
+    assert shown == events
 
 
 BASE = {"claim": "c", "quantity": "q", "interval": [0, 2], "source": "s", "expected": "holds"}

@@ -71,13 +71,20 @@ def one(name: str, wanted: asked.Asked) -> int:
         traceback.print_exc()
         failed = 1
         parts.append(tables.Table(TABLES[name], (), (), f"failed: {type(error).__name__}: {error}"))
-    command = " ".join(["python -m scripts.bench", *sys.argv[1:]])
+    command = " ".join(["python -m scripts.bench", name, *_told(wanted)])
     if wanted.quick:
         parts = [part._replace(targets=(), note=f"{TINY} {part.note}") for part in parts]
     told = tables.document(name, parts, started, tables.usage(), command)
     print("\n".join(tables.markdown(told)))
     print("written: " + ", ".join(map(str, tables.write(told, wanted.out))), flush=True)
     return failed
+
+
+def _told(wanted: asked.Asked) -> list[str]:
+    """What of the command line decides what is measured; folders differ from machine to machine."""
+    usual = asked.Asked()
+    given = {key: getattr(wanted, key) for key in ("repetitions", "threads")}
+    return [f"--{key}={v}" for key, v in given.items() if v != getattr(usual, key)]
 
 
 def each(names: list[str], words: list[str]) -> int:

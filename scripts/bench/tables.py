@@ -217,22 +217,25 @@ def _origin(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def page(documents: Sequence[Mapping[str, Any]]) -> str:
-    """All documents as one page of Markdown."""
-    missed = [
-        f"{told['table']}: {target['what']}"
-        for told in documents
-        for part in told["parts"]
-        for target in part["targets"]
-        if not target["met"]
-    ]
+    """All documents as one page of Markdown, the targets first."""
     lines = [
         "# What it costs",
         "",
         "Written by `python -m scripts.bench --page FILE.json …` from what `make bench` measured.",
         "Ratios are medians over paired repetitions of one run, with their range in brackets.",
         "",
-        "Targets not met: " + ("; ".join(missed) if missed else "none") + ".",
+        "## Targets",
+        "",
+        "| table | what | measured | target | |",
+        "| --- | --- | --- | --- | --- |",
     ]
+    for told in documents:
+        for target in (target for part in told["parts"] for target in part["targets"]):
+            bound = f"{target['relation']} {_digits(target['bound'])}"
+            met = "met" if target["met"] else "**not met**"
+            cells = (f"[{told['table']}](#{told['table']})", target["what"])
+            cells = (*cells, _digits(target["value"]), bound, met)
+            lines.append("| " + " | ".join(cells) + " |")
     for told in documents:
         lines += ["", *markdown(told)]
     return "\n".join(lines) + "\n"
