@@ -513,7 +513,7 @@ def measure(asked: Asked) -> Iterator[Table]:
     threads = same_threads(asked.threads)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", "Using backward", UserWarning)  # PyHessian's way
-    name, count = asked.size("cifar10", "random"), asked.size(20, 2)
+    name, count = asked.size("cifar10", "random"), asked.size(5, 2)
     try:
         files.locate(cifar10.SOURCE)
     except files.DataNotFound:
