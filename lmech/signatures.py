@@ -102,18 +102,21 @@ ALL = "the presets"
 def remember_presets() -> None:
     """Those of the presets' targets too, where JAX is imported: the next command may be about them.
 
-    Once for each version of what they are made of.
+    Once for each version of what they are made of; again where some could not be, as they were
+    loaded before anybody looked.
     """
     file, basis = _memo_file(), Basis(_sources().stamp, None)
     memo = _memo(file) if file else {}
     if file is None or (ALL in memo and memo[ALL].basis == basis):
         return
-    for target, by_name in presets():
-        own = _basis(target) if _ours(target) else None
-        if own is not None and _recalled(memo, target, by_name, own) is None:
+    ours = [(target, by_name) for target, by_name in presets() if _ours(target)]
+    known = [(target, by_name, own) for target, by_name in ours if (own := _basis(target))]
+    for target, by_name, own in known:
+        if _recalled(memo, target, by_name, own) is None:
             with suppress(Exception):
                 _remember(memo, target, by_name, own, _read(target, by_name))
-    memo[ALL] = Entry(basis, b"")
+    if len(known) == len(ours):
+        memo[ALL] = Entry(basis, b"")
     _write(file, memo)
 
 

@@ -279,6 +279,25 @@ def test_every_kind_that_we_ship_survives_the_memo():
             assert kept[name] == kind or _told(kept[name]) == _told(kind) in STAND_INS
 
 
+def test_presets_that_were_loaded_too_early_are_remembered_by_the_next_process(
+    forgetful, monkeypatch
+):
+    _, forget = forgetful
+    file, anew = signatures._memo_file(), signatures._sources.__wrapped__
+    early = anew()._replace(loaded=frozenset({"optax"}))
+    for sources in (early, early._replace(loaded=frozenset())):
+        assert signatures.ALL not in signatures._memo(file)
+        assert "optax.adamw True" not in signatures._memo(file)
+        monkeypatch.setattr(signatures, "_sources", lambda sources=sources: sources)
+        signatures.remember_presets()
+        assert "lmech.models.mlp.mlp False" in signatures._memo(file)
+        forget()
+    assert signatures.ALL in signatures._memo(file)
+    assert "optax.adamw True" in signatures._memo(file)
+    monkeypatch.setattr(signatures, "presets", lambda: pytest.fail("they were remembered"))
+    signatures.remember_presets()
+
+
 def test_a_class_that_the_memo_does_not_import_checks_as_the_class_itself():
     from lmech.observables import Observable
 
