@@ -1,10 +1,16 @@
-"""What may differ between the members of one program, as arrays that it is given."""
+"""What may differ between the members of one program, as arrays that it is given.
+
+And the dataset as a member has it by them.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lmech.datasets import Data, Examples, Tasks, of_task, take
 from lmech.optimizers import Hyperparameters
 from lmech.parametrization import Scales
 
@@ -73,3 +79,36 @@ class Room(NamedTuple):
 
     fewest: int
     most: int
+
+
+def own_data(data: Data, inputs: Inputs, step: jax.Array) -> Data:
+    """The dataset as the member sees it: its targets, the examples that count, what is left.
+
+    Where there are tasks, it is that of the step's; after the last step, that of the last one.
+    """
+    if data.tasks is not None and inputs.course is not None:
+        return _in_course(data, data.tasks, inputs, inputs.course, step)
+    y = data.train.y if inputs.targets is None else inputs.targets
+    train = Examples(data.train.x, y)
+    if inputs.rows is None:
+        return data._replace(train=train)
+    own, left, count = inputs.rows
+    others = len(y) - count
+    test = _first(data.train, left, others) if data.test is None else data.test
+    return data._replace(train=_first(train, own, count), test=test)
+
+
+def _in_course(data: Data, tasks: Tasks, inputs: Inputs, course: Course, step: jax.Array) -> Data:
+    """The dataset with the splits of the task at ``step``, and the order of the member's tasks."""
+    if inputs.targets is not None:
+        tasks = tasks._replace(train=tasks.train._replace(y=inputs.targets))
+    tasks = tasks._replace(order=course.order)
+    place = jnp.minimum(step, inputs.horizon - 1) // course.steps
+    task = course.order[jnp.minimum(place, len(course.order) - 1)]
+    return of_task(data._replace(tasks=tasks), task)
+
+
+def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
+    """The examples at the rows, of which the first ``count`` count."""
+    counts = jnp.arange(len(rows)) < count
+    return take(examples, rows)._replace(weight=counts.astype(jnp.int32))

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech import mistakes, seeds
-from lmech.datasets import Data, Examples, Tasks, of_task, take, take_of_tasks
-from lmech.inputs import NEVER, Course, Inputs, Room, Stop
+from lmech.datasets import Data, Examples, take, take_of_tasks
+from lmech.inputs import NEVER, Inputs, Room, Stop, own_data
 from lmech.numerics import sharing, trees
 from lmech.numerics.control import when
 from lmech.observables import Memory, Observable, State, Values, next_update
@@ -111,39 +111,6 @@ def _met(stop: Stop, values: Values) -> jax.Array:
             value = values[column]
             met |= value <= threshold if never < 0 else value >= threshold
     return met
-
-
-def _own(data: Data, inputs: Inputs, step: jax.Array) -> Data:
-    """The dataset as the member sees it: its targets, the examples that count, what is left.
-
-    Where there are tasks, it is that of the step's; after the last step, that of the last one.
-    """
-    if data.tasks is not None and inputs.course is not None:
-        return _in_course(data, data.tasks, inputs, inputs.course, step)
-    y = data.train.y if inputs.targets is None else inputs.targets
-    train = Examples(data.train.x, y)
-    if inputs.rows is None:
-        return data._replace(train=train)
-    own, left, count = inputs.rows
-    others = len(y) - count
-    test = _first(data.train, left, others) if data.test is None else data.test
-    return data._replace(train=_first(train, own, count), test=test)
-
-
-def _in_course(data: Data, tasks: Tasks, inputs: Inputs, course: Course, step: jax.Array) -> Data:
-    """The dataset with the splits of the task at ``step``, and the order of the member's tasks."""
-    if inputs.targets is not None:
-        tasks = tasks._replace(train=tasks.train._replace(y=inputs.targets))
-    tasks = tasks._replace(order=course.order)
-    place = jnp.minimum(step, inputs.horizon - 1) // course.steps
-    task = course.order[jnp.minimum(place, len(course.order) - 1)]
-    return of_task(data._replace(tasks=tasks), task)
-
-
-def _first(examples: Examples, rows: jax.Array, count: jax.Array) -> Examples:
-    """The examples at the rows, of which the first ``count`` count."""
-    counts = jnp.arange(len(rows)) < count
-    return take(examples, rows)._replace(weight=counts.astype(jnp.int32))
 
 
 def _examples(data: Data, feed: Feed) -> Examples:
@@ -257,7 +224,7 @@ def rate_unit(
     ValueError for what that raises, and where its own column is not a single number.
     """
     at_one = feed._replace(rate=jnp.ones_like(feed.rate))
-    state = _state(program, inputs, carry, at_one, _own(data, inputs, carry.step))
+    state = _state(program, inputs, carry, at_one, own_data(data, inputs, carry.step))
     with mistakes.of("rate_unit"):
         _, values = unit.measure(state, unit.init(state))
         if "" not in values or jnp.shape(values[""]) != ():
@@ -292,7 +259,7 @@ def chunk(
 
     A step follows each row but its last one, at its horizon or where a threshold is met.
     """
-    own = _own(data, inputs, carry.step)
+    own = own_data(data, inputs, carry.step)
 
     def measured(state: State, memories: dict[str, Memory]) -> tuple[dict[str, Memory], Values]:
         updated: dict[str, Memory] = {}
@@ -338,7 +305,7 @@ def memory(
     program: Program, name: str, inputs: Inputs, carry: Carry, feed: Feed, data: Data
 ) -> Memory:
     """An observable's memory for one member."""
-    state = _state(program, inputs, carry, feed, _own(data, inputs, carry.step))
+    state = _state(program, inputs, carry, feed, own_data(data, inputs, carry.step))
     return program.observables[name].init(state)
 
 
@@ -362,7 +329,7 @@ def measure(
     that of the step that comes next; who takes none is measured at the rate of its last one.
     """
     feed = feed._replace(rate=jnp.where(carry.ended, carry.rate, feed.rate))
-    state = _state(program, inputs, carry, feed, _own(data, inputs, carry.step))
+    state = _state(program, inputs, carry, feed, own_data(data, inputs, carry.step))
 
     def observed(memory: Memory) -> tuple[Memory, Values]:
         return _observe(program, name, state, memory)
@@ -385,7 +352,7 @@ def initial_state(program: Program, inputs: Inputs, data: Data) -> State:
     """What an observable sees of one member at step 0 (``inputs`` without a member axis)."""
     carry = start(program, inputs, None)
     return _state(
-        program, inputs, carry, _first_feed(program, inputs), _own(data, inputs, carry.step)
+        program, inputs, carry, _first_feed(program, inputs), own_data(data, inputs, carry.step)
     )
 
 
@@ -404,7 +371,7 @@ def visited(
     ``time`` is the sum of the rates that led there. The optimizer's state is not kept: None.
     """
     carry = start(program, inputs, start_at)._replace(params=params, step=step, time=time)
-    return _state(program, inputs, carry, feed, _own(data, inputs, carry.step))._replace(
+    return _state(program, inputs, carry, feed, own_data(data, inputs, carry.step))._replace(
         optimizer_state=None
     )
 
@@ -421,7 +388,7 @@ def first_measurements(program: Program, inputs: Inputs, data: Data) -> dict[str
         carry = carry._replace(
             unit=rate_unit(program, program.rate_unit, inputs, carry, first, data)
         )
-    state = _state(program, inputs, carry, first, _own(data, inputs, carry.step))
+    state = _state(program, inputs, carry, first, own_data(data, inputs, carry.step))
     evaluation, gradient = loss_and_gradient(
         state.problem, state.params, state.batch, state.microbatch
     )
