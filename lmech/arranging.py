@@ -112,7 +112,8 @@ def _tuned(
         lanes = _lanes(group, setup, asked)
         if group[0].config["execution"]["mode"] == "auto":
             few = [job.config for job in group[:lanes]]
-            program = tuning.fastest(building.build(few, setup.program))
+            memo = tuning.memo(planning.group_id(few[0]), len(few))
+            program = tuning.fastest(building.build(few, setup.program), memo)
             if program.mode != setup.program.mode:
                 lanes = _lanes(group, setup._replace(program=program), asked)
             return program, lanes

@@ -25,15 +25,19 @@ def keep() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    device = jax.devices()[0]
-    kind = f"{device.platform} {device.device_kind} {_processor()}"
-    name = f"{jaxlib.__version__}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
-    folder = paths.private_cache("xla", name)
+    folder = paths.private_cache("xla", compiler())
     if folder is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compiler() -> str:
+    """A name for this jaxlib and this kind of device."""
+    device = jax.devices()[0]
+    kind = f"{device.platform} {device.device_kind} {_processor()}"
+    return f"{jaxlib.__version__}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
 
 
 def _processor() -> str:

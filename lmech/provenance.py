@@ -39,7 +39,7 @@ def _of_project() -> dict[str, Any]:
     return {"project": {"name": own.root.name, **_commit(own.root / "pyproject.toml")}}
 
 
-def _threads() -> int:
+def threads() -> int:
     """Cores that this process may use: XLA's threads on a CPU."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -60,6 +60,6 @@ def provenance() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
-        "threads": _threads(),
+        "threads": threads(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

@@ -2,26 +2,29 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import psutil
 
-from lmech import building, engine, programs
+from lmech import building, compiling, engine, paths, programs, provenance
 from lmech.building import Setup
+from lmech.disk import atomically
 from lmech.lanes import Record
 from lmech.member import Program
 from lmech.values import ConfigError
 
 SHARE = 0.5
 """Of the memory that is free, for what grows with the number of members."""
-TIMED = 2
-"""Chunks that are timed, after one that compiles."""
+TIMED = 4
+"""Chunks that are timed, after one that compiles: the quickest counts, as others can only delay."""
 CHUNK = 16
 """Most steps of each."""
-SMALL = 160
+SMALL = 240
 """A chunk is at most one of so many parts of the run: timing both modes is at most a twentieth."""
 WORTH = 10
 """Another mode is tried where the usual one runs for longer than so many of its compilations."""
@@ -98,10 +101,17 @@ def _programs(value: Any) -> Iterable[Any]:
     return [value] if hasattr(value, "eqns") else []
 
 
-def fastest(setup: Setup) -> Program:
+def memo(group: str, members: int) -> Path | None:
+    """The file that remembers a group's fastest mode, so many at once, on so many of such cores."""
+    folder = paths.private_cache("modes", compiling.compiler())
+    return folder and folder / f"{group}-{members}-{provenance.threads()}"
+
+
+def fastest(setup: Setup, memo: Path | None = None) -> Program:
     """The batch's program in its fastest mode: the usual one, unless the other is faster.
 
-    Both are timed over two short chunks, where the run is long enough to repay another compilation.
+    Both are timed over short chunks, where the run is long enough to repay another compilation,
+    and once: the ``memo`` keeps what was found, so the same again runs in the same mode.
     What raises here is left to the run itself, which knows whose fault it is.
     """
     members, horizon = len(setup.inputs.horizon), int(setup.inputs.horizon.max())
@@ -110,23 +120,36 @@ def fastest(setup: Setup) -> Program:
     if members == 1 or size == 0 or usual.spread > 1:
         return usual
     other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
+    modes = {program.mode: program for program in (usual, other)}
     try:
-        first, seconds = _chunk_seconds(setup, usual, size)
-        if seconds * horizon / size < WORTH * first:
+        known = memo.read_text() if memo and memo.exists() else None
+        if known in modes:
+            return modes[known]
+        first, step = _seconds(setup, usual, size)
+        if step * horizon < WORTH * first:
             return usual
-        return other if _chunk_seconds(setup, other, size)[1] < seconds else usual
+        found = other if _seconds(setup, other, size)[1] < step else usual
+        if memo:
+            with suppress(OSError):  # no room: it is timed again the next time
+                atomically(memo, lambda temporary: temporary.write_text(found.mode))
+        return found
     except Exception:
         return usual
 
 
-def _chunk_seconds(setup: Setup, program: Program, size: int) -> tuple[float, float]:
-    """Seconds until one chunk of ``size`` steps is through, compiling too, and of the next."""
+def _seconds(setup: Setup, program: Program, size: int) -> tuple[float, float]:
+    """Until one chunk of ``size`` steps is through, compiling too; a step of the quickest chunk.
+
+    An observable's cadence may cut a chunk short.
+    """
     started = time.perf_counter()
     arrivals: list[float] = []
+    steps: list[int] = []
     stops = range(0, (TIMED + 2) * size, size)
     for event in engine.train(*setup._replace(program=program), snapshots=stops):
         if isinstance(event, Record) and "batch_loss" in event.columns:
             arrivals.append(time.perf_counter() - started)
+            steps.append(max(1, event.steps.shape[1]))
         if len(arrivals) > TIMED:
             break
-    return arrivals[0], (arrivals[-1] - arrivals[0]) / max(1, len(arrivals) - 1)
+    return arrivals[0], min((np.diff(arrivals) / steps[1:]).tolist(), default=0.0)

@@ -266,7 +266,7 @@ def test_the_manifest_fixes_how_a_batch_runs(elsewhere, monkeypatch):
     words = ["-m", *RUN[:-2], "logger=none", "seed=0,1,2", "execution.save_every=0"]
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "lanes", lambda *_: 2)
-        patch.setattr(tuning, "fastest", lambda batch: batch.program)
+        patch.setattr(tuning, "fastest", lambda batch, _: batch.program)
         with pytest.raises(cut(patch)):
             main(words)
     before = manifest.read(only(elsewhere))

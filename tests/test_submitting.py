@@ -244,9 +244,9 @@ def test_who_comes_first_decides_whatever_comes_later(cluster, monkeypatch):
     chosen = []
     fastest = tuning.fastest
 
-    def noted(setup):
+    def noted(setup, memo):
         chosen.append(len(setup.inputs.horizon))
-        return fastest(setup)
+        return fastest(setup, memo)
 
     monkeypatch.setattr(tuning, "fastest", noted)
     for batch in ("2", "0"):

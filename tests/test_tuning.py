@@ -1,11 +1,15 @@
 """Which mode, and how many at once."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import job
 
 from lmech import building, tuning
+from lmech.lanes import Record
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -43,38 +47,78 @@ def test_side_by_side_needs_more_room_than_in_turn():
 )
 def test_the_faster_mode_is_taken(monkeypatch, seconds, mode):
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
-    monkeypatch.setattr(tuning, "_chunk_seconds", lambda _, p, __: (0.1, seconds[p.mode]))
+    monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, seconds[p.mode]))
     assert tuning.fastest(batch).mode == mode
+
+
+def test_what_was_found_is_remembered_of_so_many_members(monkeypatch):
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
+    timed = []
+
+    def seconds(_, program, __):
+        timed.append(program.mode)
+        return 0.1, {"map": 2.0, "vmap": 1.0}[program.mode]
+
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    memo = tuning.memo("a-program", 2)
+    assert [tuning.fastest(batch, memo).mode for _ in range(2)] == ["vmap", "vmap"]
+    assert sorted(timed) == ["map", "vmap"]
+    memo.write_text("map")
+    assert tuning.fastest(batch, memo).mode == "map"
+    memo.write_text("vm")  # damaged: timed again
+    assert tuning.fastest(batch, memo).mode == "vmap"
+    assert memo.read_text() == "vmap"
+    assert len({memo, tuning.memo("a-program", 3), tuning.memo("another", 2)}) == 3
+
+
+def test_a_choice_that_cannot_be_written_is_made_all_the_same(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
+    times = {"map": 2.0, "vmap": 1.0}
+    monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, times[p.mode]))
+    assert tuning.fastest(batch, tmp_path / "file" / "below").mode == "vmap"
 
 
 @pytest.mark.parametrize("overrides", [("steps=20",), ("steps=1000",)])
 def test_a_short_run_is_not_worth_another_compilation(monkeypatch, overrides):
     batch = building.build([job(*overrides, f"seed={i}") for i in range(2)])
     monkeypatch.setattr(
-        tuning, "_chunk_seconds", lambda _, p, __: (100.0, {"map": 2.0, "vmap": 1.0}[p.mode])
+        tuning, "_seconds", lambda _, p, __: (100.0, {"map": 0.5, "vmap": 0.2}[p.mode])
     )
     assert tuning.fastest(batch).mode == "map"
 
 
-def test_two_chunks_are_timed_after_one_that_compiles():
+def test_chunks_are_timed_after_one_that_compiles():
     batch = building.build([job("steps=100", f"seed={i}") for i in range(2)])
-    first, later = tuning._chunk_seconds(batch, batch.program, 4)
+    first, later = tuning._seconds(batch, batch.program, 4)
     assert first > 0
     assert later > 0
 
 
+def test_a_step_is_told_of_the_quickest_chunk_however_long(monkeypatch):
+    """Chunks of 12, 12, 2 and 12 steps, of which something else delayed the third and the last."""
+    clock = iter([0.0, 9.0, 10.2, 10.6, 12.1])
+    widths = [12, 12, 2, 12]
+    rows = [np.zeros((1, width), int) for width in widths]
+    records = [Record(np.arange(1), row, row == 0, {"batch_loss": row}, True) for row in rows]
+    monkeypatch.setattr(tuning.engine, "train", lambda *_, **__: iter(records))
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    batch = building.build([job("steps=100", f"seed={i}") for i in range(2)])
+    assert tuning._seconds(batch, batch.program, 12) == (9.0, pytest.approx(0.1))
+
+
 @pytest.mark.parametrize(
-    ("steps", "sizes"), [(100, []), (159, []), (1000, [6, 6]), (10**5, [16, 16])]
+    ("steps", "sizes"), [(100, []), (239, []), (1000, [4, 4]), (10**5, [16, 16])]
 )
 def test_timing_takes_a_twentieth_of_a_run_at_most(monkeypatch, steps, sizes):
-    """Three or four chunks of each mode; a run too short for that takes the usual one."""
+    """Five or six chunks of each mode; a run too short for that takes the usual one."""
     seen = []
 
     def timed(_, __, size):
         seen.append(size)
         return 0.001, 1.0
 
-    monkeypatch.setattr(tuning, "_chunk_seconds", timed)
+    monkeypatch.setattr(tuning, "_seconds", timed)
     tuning.fastest(building.build([job(f"steps={steps}", f"seed={i}") for i in range(2)]))
     assert seen == sizes
     assert all(2 * (tuning.TIMED + 2) * size <= steps / 20 for size in seen)
@@ -85,7 +129,7 @@ def test_what_raises_while_it_is_timed_is_left_to_the_run(monkeypatch):
         raise RuntimeError("the lamp is broken")
 
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
-    monkeypatch.setattr(tuning, "_chunk_seconds", broken)
+    monkeypatch.setattr(tuning, "_seconds", broken)
     assert tuning.fastest(batch).mode == "map"
 
 
