@@ -2,9 +2,9 @@
 
 Whole commands in processes of their own, from the words to the result: 64 runs on digits by
 ``lmech -m``, and the same jobs by the same engine under Hydra's basic sweeper with its basic and
-its joblib launcher (two workers), with an empty and with a filled cache of compiled programs; the
-modes at 3,000 full-batch steps; a finished sweep of 1,000 jobs. Then, here, what planning a job
-takes, and what writing states and metrics does.
+its joblib launcher (two workers), with an empty and with a filled cache of compiled programs; a
+finished sweep of 1,000 jobs. Then, here, what planning a job takes, and what writing states and
+metrics does.
 """
 
 import contextlib
@@ -29,23 +29,13 @@ SIZES = {
 RUN = ("dataset=digits", "observables=[loss]", "logger=none")
 BASIC = ("hydra/sweeper=basic", "hydra/launcher=basic")
 JOBLIB = ("hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-LONG = ("model.width=32", "dataset.train_size=500")
-WAYS = {
-    "one run at a time": ("execution.lanes=1", "execution.mode=map"),
-    "map": ("execution.mode=map",),
-    "vmap": ("execution.mode=vmap",),
-    "auto": (),
-    "map on 2 devices": ("execution.mode=map", "execution.devices=2"),
-    "vmap on 2 devices": ("execution.mode=vmap", "execution.devices=2"),
-}
 
 
 def measure(asked: Asked) -> Iterator[Table]:
-    """Launchers, modes, what planning and writing take."""
+    """Launchers, what planning and writing take."""
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         yield launchers(room, asked)
-        yield modes(room / "modes", asked)
         yield parts(room, asked)
 
 
@@ -112,28 +102,6 @@ def beside(names: list[str], rounds: list[list[tuple[float, ...]]]) -> Iterator[
         seconds = [statistics.median(turn[side][clock] for turn in rounds) for clock in range(3)]
         ratios = [ratio_of([turn[side][c] / turn[0][c] for turn in rounds]) for c in range(3)]
         yield [name, *seconds, *ratios]
-
-
-def modes(room: Path, asked: Asked) -> Table:
-    """3,000 full-batch steps of 16 runs: each mode, one after another, two devices, auto."""
-    steps, runs = asked.size(3000, 10), asked.size(16, 2)
-    found: dict[str, list[float]] = {name: [] for name in WAYS}
-    for turn in range(asked.repetitions):
-        for name, way in WAYS.items():
-            words = ("-m", *RUN, *LONG, f"steps={steps}", f"seed=range({runs})", *way)
-            lmech(room / str(turn) / name, words, room / "cache")
-            found[name].append(told(room / str(turn) / name)["seconds"]["run"])
-    first = found["one run at a time"]
-    rows = [
-        [
-            name,
-            statistics.median(seconds),
-            ratio_of([a / b for a, b in zip(first, seconds, strict=True)]),
-        ]
-        for name, seconds in found.items()
-    ]
-    title = f"{runs} runs of {steps} full-batch steps (digits, 500 images, width 32)"
-    return Table(title, ("mode", "run time s", "times as fast as one at a time"), rows)
 
 
 def parts(room: Path, asked: Asked) -> Table:
