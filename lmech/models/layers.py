@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lmech.numerics.matmul import matmul
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
@@ -106,7 +108,9 @@ class Dense(nn.Module):
         fan_in = math.prod(summed)
         used = lax.stop_gradient if self.frozen else lambda tensor: tensor
         draw = drawer(self.weights, fan_in, x.dtype)
-        y = jnp.tensordot(x, used(self.param("kernel", draw, (*summed, *units))), self.contracted)
+        kernel = used(self.param("kernel", draw, (*summed, *units)))
+        one = self.contracted == 1
+        y = matmul(x, kernel) if one else jnp.tensordot(x, kernel, self.contracted)
         if not self.bias:
             return y
         draw = drawer(self.weights, fan_in, x.dtype, bias=True)

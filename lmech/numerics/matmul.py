@@ -1,0 +1,35 @@
+"""x W, with a derivative by W that is as fast as the product itself.
+
+XLA's CPU backend forms that derivative, xᵀδ of many rows, at up to half the speed of δᵀx (5,000
+rows, W of 3072 × 200, two cores: 109 and 146 GFLOP/s; 512 × 10: a sixth). A layer that is much
+taller than wide takes the latter and transposes what comes out, which is small.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+ROWS = 500
+"""Of x: below, the transposition costs more than it saves (measured)."""
+TALL = 15
+"""Inputs a unit: likewise."""
+
+
+def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """The product [N, …, units] of x [N, …, fan_in] and W [fan_in, …], differentiable as any is."""
+    plane = x.ndim == w.ndim == 2 and jax.default_backend() == "cpu"
+    tall = plane and len(x) >= ROWS and len(w) >= TALL * w.shape[1]
+    return _of_tall(x, w) if tall else jnp.tensordot(x, w, 1)
+
+
+@jax.custom_jvp
+def _of_tall(x: jax.Array, w: jax.Array) -> jax.Array:
+    return x @ w
+
+
+@_of_tall.defjvp
+def _(at: tuple[jax.Array, ...], along: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    (x, w), (dx, dw) = at, along
+    # The transpose of x ↦ x dW is what a gradient takes: the barrier keeps it from being
+    # simplified to xᵀδ.
+    return _of_tall(x, w), _of_tall(dx, w) + x @ lax.optimization_barrier(dw.T).T
