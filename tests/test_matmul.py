@@ -59,6 +59,17 @@ def test_a_tall_layers_gradient_is_formed_the_other_way_round(name, formed):
     assert any(f"f32[{units},{fan_in}]" in dot for dot in dots) == formed
 
 
+def test_what_does_not_move_costs_no_product():
+    """The images: their tangent is zero, and so is what a product of zeros would add."""
+    x, w, dx, dw, _ = draws(*WIDE["tall"])
+    along = [
+        (lambda dw: jax.jvp(lambda w: matmul(x, w), (w,), (dw,)), dw, 2),
+        (lambda dx: jax.jvp(lambda x: matmul(x, w), (x,), (dx,)), dx, 2),
+    ]
+    for tangent, given, products in along:
+        assert str(jax.make_jaxpr(tangent)(given)).count("dot_general") == products
+
+
 def test_several_axes_are_a_tensordot():
     x, w = jnp.ones((ROWS, 3, 4 * TALL)), jnp.ones((4 * TALL, 2, 2))
     assert matmul(x, w).shape == (ROWS, 3, 2, 2)

@@ -5,9 +5,12 @@ rows, W of 3072 × 200, two cores: 109 and 146 GFLOP/s; 512 × 10: a sixth). A l
 taller than wide takes the latter and transposes what comes out, which is small.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 ROWS = 500
 """Of x: below, the transposition costs more than it saves (measured)."""
@@ -27,9 +30,17 @@ def _of_tall(x: jax.Array, w: jax.Array) -> jax.Array:
     return x @ w
 
 
-@_of_tall.defjvp
-def _(at: tuple[jax.Array, ...], along: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+def _tangent(at: tuple[Any, Any], along: tuple[Any, Any]) -> tuple[Any, Any]:
     (x, w), (dx, dw) = at, along
-    # The transpose of x ↦ x dW is what a gradient takes: the barrier keeps it from being
-    # simplified to xᵀδ.
-    return _of_tall(x, w), _of_tall(dx, w) + x @ lax.optimization_barrier(dw.T).T
+    terms = []
+    if not isinstance(dx, SymbolicZero):  # the first layer's: a product of zeros is a product
+        terms.append(_of_tall(dx, w))
+    if not isinstance(dw, SymbolicZero):
+        # The transpose of dW ↦ x dW is what a gradient takes: the barrier keeps it from being
+        # simplified to xᵀδ.
+        terms.append(x @ lax.optimization_barrier(dw.T).T)
+    y = _of_tall(x, w)
+    return y, sum(terms) if terms else jnp.zeros_like(y)
+
+
+_of_tall.defjvp(_tangent, symbolic_zeros=True)
