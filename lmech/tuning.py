@@ -24,8 +24,8 @@ TIMED = 4
 """Chunks that are timed, after one that compiles: the quickest counts, as others can only delay."""
 CHUNK = 16
 """Most steps of each."""
-SMALL = 240
-"""A chunk is at most one of so many parts of the run: timing both modes is at most a twentieth."""
+SMALL = 480
+"""A chunk is at most one of so many parts of the run: timing both modes is at most a fortieth."""
 WORTH = 10
 """Another mode is tried where the usual one runs for longer than so many of its compilations."""
 CGROUP = Path("/sys/fs/cgroup")

@@ -97,7 +97,9 @@ def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "--page", str(file)])
     command.main()
     page = capsys.readouterr().out
-    assert page == tables.page([read])
+    assert page == tables.page([read], bench.TABLES)
+    assert "that are not on this page: products, original, " in page
+    assert "not on this page" not in tables.page([read], ["steps"])
     assert "| [steps](#steps) | fast | 0.9 | ≥ 1 | **not met** |" in page
     assert "| [steps](#steps) | small | 0.9 | ≤ 1 | met |" in page
 

@@ -108,9 +108,9 @@ def test_a_step_is_told_of_the_quickest_chunk_however_long(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "sizes"), [(100, []), (239, []), (1000, [4, 4]), (10**5, [16, 16])]
+    ("steps", "sizes"), [(100, []), (479, []), (1000, [2, 2]), (10**5, [16, 16])]
 )
-def test_timing_takes_a_twentieth_of_a_run_at_most(monkeypatch, steps, sizes):
+def test_timing_takes_a_fortieth_of_a_run_at_most(monkeypatch, steps, sizes):
     """Five or six chunks of each mode; a run too short for that takes the usual one."""
     seen = []
 
@@ -121,7 +121,7 @@ def test_timing_takes_a_twentieth_of_a_run_at_most(monkeypatch, steps, sizes):
     monkeypatch.setattr(tuning, "_seconds", timed)
     tuning.fastest(building.build([job(f"steps={steps}", f"seed={i}") for i in range(2)]))
     assert seen == sizes
-    assert all(2 * (tuning.TIMED + 2) * size <= steps / 20 for size in seen)
+    assert all(2 * (tuning.TIMED + 2) * size <= steps / 40 for size in seen)
 
 
 def test_what_raises_while_it_is_timed_is_left_to_the_run(monkeypatch):

@@ -104,7 +104,7 @@ def main() -> None:
     found = arguments()
     if found.page:
         read = [json.loads(Path(file).read_text(encoding="utf-8")) for file in found.tables]
-        print(tables.page(read), end="")
+        print(tables.page(read, TABLES), end="")
     elif len(found.tables) == 1:
         given = {name: getattr(found, name) for name in asked.Asked._fields}
         paths = {name: given[name] and given[name].absolute() for name in ("out", "peers", "keep")}

@@ -6,9 +6,11 @@ own, in turns, after one untimed of each that compiles: the time is the sweep's 
 to its last result.
 """
 
+import json
 import shutil
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +39,7 @@ def measure(asked: Asked) -> Iterator[Table]:
     """Each mode's time, over one run at a time and over the fastest that needs no choice."""
     steps, runs = asked.size(3000, 10), asked.size(64, 2)
     found: dict[str, list[float]] = {name: [] for name in WAYS}
+    chosen: dict[str, list[str]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         for turn in range(1 + asked.repetitions):
@@ -47,9 +50,16 @@ def measure(asked: Asked) -> Iterator[Table]:
                 lmech(room / f"{turn} {name}", words, room / "cache")
                 if turn > 0:
                     found[name].append(told(room / f"{turn} {name}")["seconds"]["run"])
+                    chosen[name].append(mode_of(room / f"{turn} {name}"))
     best = min((ONE, "map", "vmap"), key=lambda name: statistics.median(found[name]))
     rows: list[list[Cell]] = [
-        [name, statistics.median(spent), over(found[ONE], spent), over(found[best], spent)]
+        [
+            name,
+            ", ".join(f"{mode} {count}" for mode, count in Counter(chosen[name]).items()),
+            statistics.median(spent),
+            over(found[ONE], spent),
+            over(found[best], spent),
+        ]
         for name, spent in found.items()
     ]
     targets = tuple(
@@ -57,8 +67,15 @@ def measure(asked: Asked) -> Iterator[Table]:
         for name in (FIRST, AGAIN)
     )
     title = f"{runs} runs of {steps} full-batch steps (digits, 500 images, width 32)"
-    columns = ("mode", "run time s", "times as fast as one at a time", f"as {best}")
+    columns = ("mode", "ran as", "run time s", "times as fast as one at a time", f"as {best}")
     yield Table(title, columns, rows, targets=targets)
+
+
+def mode_of(folder: Path) -> str:
+    """How the first job of a sweep ran."""
+    (jobs,) = folder.glob("outputs/run/*/manifest.jsonl")
+    with jobs.open(encoding="utf-8") as lines:
+        return str(json.loads(next(lines))["execution"]["mode"])
 
 
 def over(first: list[float], second: list[float]) -> Ratio:

@@ -207,5 +207,5 @@ def table(
         f"eigenvalues are measured at the start. The demo: {STEPS} steps, a measurement every "
         f"{EVERY}.",
         tuple(targets),
-        (" ".join(["python", *words[1:]]),),
+        (" ".join(["python", *words[1:]]).replace(f"{peer.parent}/", ""),),
     )

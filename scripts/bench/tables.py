@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,13 +216,15 @@ def _origin(told: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def page(documents: Sequence[Mapping[str, Any]]) -> str:
-    """All documents as one page of Markdown, the targets first."""
+def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
+    """All documents as one page of Markdown, the targets first; which of ``names`` it lacks."""
+    absent = [name for name in names if name not in {told["table"] for told in documents}]
     lines = [
         "# What it costs",
         "",
         "Written by `python -m scripts.bench --page FILE.json …` from what `make bench` measured.",
         "Ratios are medians over paired repetitions of one run, with their range in brackets.",
+        *([f"Tables that are not on this page: {', '.join(absent)}."] if absent else []),
         "",
         "## Targets",
         "",
