@@ -2,9 +2,10 @@
 
 The engine's step (a chunk of its scan, with the training loss recorded) beside a hand-written
 ``jit(scan(value_and_grad + update))`` of the same net, with lmech's product of a layer
-(``numerics.matmul``) and with JAX's own, and beside a hand-written in-memory loop in PyTorch; what a sharpness measurement adds; and the share of this machine's GEMM peak: the step's
-matmuls count 1.36e10 operations, the peak is the fastest float32 product of XLA, PyTorch and NumPy
-that is tried in the same turns: square ones, and the first layer's two.
+(``numerics.matmul``) and with JAX's own, and beside a hand-written in-memory loop in PyTorch; what
+a sharpness measurement adds; and the share of this machine's GEMM peak: the step's matmuls count
+1.36e10 operations, the peak is the fastest float32 product of XLA, PyTorch and NumPy that is tried
+in the same turns: square ones, and the first layer's two.
 """
 
 from collections.abc import Iterator
