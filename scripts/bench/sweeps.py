@@ -75,12 +75,12 @@ def launchers(room: Path, asked: Asked) -> Table:
         for turn in range(asked.repetitions):
             for kind, found in rounds.items():
                 found.append([])
-                for side, (name, more) in enumerate(sides.items()):
+                for side, more in enumerate(sides.values()):
                     place = room / f"{number}-{side}" / f"{turn}-{kind}"
                     cache = room / f"cache{number}-{side}-{turn}"
                     found[-1].append(to_results(place, (*words, *more), cache))
                     if turn == 0 and kind == "empty":
-                        commands.append(f"{name}: lmech {' '.join((*words, *more))}")
+                        commands.append(f"lmech {' '.join((*words, *more))}")
         for kind, found in rounds.items():
             rows += [[size, kind, *row] for row in beside(list(sides), found)]
     note = (
