@@ -233,7 +233,9 @@ def test_a_cheap_table_runs(tmp_path):
     timing.process([sys.executable, "-c", script], tmp_path)
     document = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))
     steps, peak = document["parts"]
-    assert [row[0] for row in steps["rows"]][:2] == ["lmech", "hand-written jit(scan), JAX"]
+    labels = [row[0] for row in steps["rows"]]
+    assert labels[0] == "lmech"
+    assert labels[1].startswith("hand-written jit(scan), JAX")
     assert all(row[1] > 0 for row in peak["rows"])
     assert (tmp_path / "steps.md").exists()
 
