@@ -112,7 +112,8 @@ def _tuned(
         lanes = _lanes(group, setup, asked)
         if group[0].config["execution"]["mode"] == "auto":
             few = [job.config for job in group[:lanes]]
-            memo = tuning.memo(planning.group_id(few[0]), len(few))
+            group_id, devices = planning.group_id(few[0]), setup.program.devices
+            memo = tuning.memo_file(group_id, len(few), devices)
             program = tuning.fastest(building.build(few, setup.program), memo)
             if program.mode != setup.program.mode:
                 lanes = _lanes(group, setup._replace(program=program), asked)

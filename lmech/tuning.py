@@ -101,10 +101,10 @@ def _programs(value: Any) -> Iterable[Any]:
     return [value] if hasattr(value, "eqns") else []
 
 
-def memo(group: str, members: int) -> Path | None:
-    """The file that remembers a group's fastest mode, so many at once, on so many of such cores."""
+def memo_file(group: str, members: int, devices: int) -> Path | None:
+    """Where a group's fastest mode is remembered: so many members, devices and cores of a kind."""
     folder = paths.private_cache("modes", compiling.compiler())
-    return folder and folder / f"{group}-{members}-{provenance.threads()}"
+    return folder and folder / f"{group}-{members}-{devices}-{provenance.threads()}"
 
 
 def fastest(setup: Setup, memo: Path | None = None) -> Program:

@@ -74,3 +74,5 @@ def test_several_axes_are_a_tensordot():
     x, w = jnp.ones((ROWS, 3, 4 * TALL)), jnp.ones((4 * TALL, 2, 2))
     assert matmul(x, w).shape == (ROWS, 3, 2, 2)
     assert "custom_jvp" not in str(jax.make_jaxpr(matmul)(x, w))
+    flat = jnp.ones((ROWS, TALL))
+    assert matmul(flat, flat, 2).shape == ()

@@ -60,7 +60,7 @@ def test_what_was_found_is_remembered_of_so_many_members(monkeypatch):
         return 0.1, {"map": 2.0, "vmap": 1.0}[program.mode]
 
     monkeypatch.setattr(tuning, "_seconds", seconds)
-    memo = tuning.memo("a-program", 2)
+    memo = tuning.memo_file("a-program", 2, 1)
     assert [tuning.fastest(batch, memo).mode for _ in range(2)] == ["vmap", "vmap"]
     assert sorted(timed) == ["map", "vmap"]
     memo.write_text("map")
@@ -68,7 +68,8 @@ def test_what_was_found_is_remembered_of_so_many_members(monkeypatch):
     memo.write_text("vm")  # damaged: timed again
     assert tuning.fastest(batch, memo).mode == "vmap"
     assert memo.read_text() == "vmap"
-    assert len({memo, tuning.memo("a-program", 3), tuning.memo("another", 2)}) == 3
+    others = [("a-program", 3, 1), ("a-program", 2, 2), ("another", 2, 1)]
+    assert len({memo, *(tuning.memo_file(*other) for other in others)}) == 4
 
 
 def test_a_choice_that_cannot_be_written_is_made_all_the_same(monkeypatch, tmp_path):

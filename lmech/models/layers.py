@@ -108,9 +108,7 @@ class Dense(nn.Module):
         fan_in = math.prod(summed)
         used = lax.stop_gradient if self.frozen else lambda tensor: tensor
         draw = drawer(self.weights, fan_in, x.dtype)
-        kernel = used(self.param("kernel", draw, (*summed, *units)))
-        one = self.contracted == 1
-        y = matmul(x, kernel) if one else jnp.tensordot(x, kernel, self.contracted)
+        y = matmul(x, used(self.param("kernel", draw, (*summed, *units))), self.contracted)
         if not self.bias:
             return y
         draw = drawer(self.weights, fan_in, x.dtype, bias=True)

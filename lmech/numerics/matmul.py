@@ -19,11 +19,11 @@ TALL = 15
 """Inputs a unit, at least: with fewer there is less to gain, and more to transpose."""
 
 
-def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """The product [N, …, units] of x [N, …, fan_in] and W [fan_in, …], differentiable as any is."""
-    plane = x.ndim == w.ndim == 2 and jax.default_backend() == "cpu"
+def matmul(x: jax.Array, w: jax.Array, axes: int = 1) -> jax.Array:
+    """The product over the last ``axes`` of x and the first of W, differentiable as any is."""
+    plane = axes == 1 and x.ndim == w.ndim == 2 and jax.default_backend() == "cpu"
     tall = plane and len(x) >= ROWS and len(w) >= TALL * w.shape[1]
-    return _of_tall(x, w) if tall else jnp.tensordot(x, w, 1)
+    return _of_tall(x, w) if tall else jnp.tensordot(x, w, axes)
 
 
 @jax.custom_jvp

@@ -31,7 +31,7 @@ WAYS = {
     "vmap on 2 devices": ("execution.mode=vmap", "execution.devices=2"),
 }
 SAME = 0.97
-"""Medians of five of one and the same command differ by up to three per cent here."""
+"""A miss below it may be scatter still: medians of five of one program differed by 5 % here."""
 LIMITS = "it traces, compiles or loads, and times the mode that it does not choose"
 
 

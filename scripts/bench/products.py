@@ -24,6 +24,10 @@ SPLIT = (
     "the gradient multiplies all rows at once, and δᵀx for it, which is the faster (numerics.matmul"
     "); 500 rows would not repay the transposition, so the microbatches multiply xᵀδ"
 )
+TURNED = (
+    "each product transposes what the first layer's gives, 3072 × 200 numbers in 1 to 13 ms by "
+    "where they lie (numerics.matmul): the median moved from 1.2 to 1.5 between rounds of this table"
+)
 SQUARE = 1.75
 """Gradients that a product's matmuls count, three square layers."""
 
@@ -62,7 +66,9 @@ def beside(asked: Asked) -> Table:
             rows.append([*row, theirs, own, kept, timed.ratio("kept", "PyTorch's gradient")[0]])
         if bound is not None:
             what = f"gradients a product, {name}"
-            targets.append(Target(what, gradients.median, "≤", bound, SPLIT if microbatch else ""))
+            targets.append(
+                Target(what, gradients.median, "≤", bound, SPLIT if microbatch else TURNED)
+            )
         if torch is not None and microbatch is None:
             what = f"PyTorch's product over one of lmech's, {name}"
             targets.append(Target(what, theirs.median, "≥", 1.3, LIMITS))
