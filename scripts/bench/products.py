@@ -26,7 +26,7 @@ SPLIT = (
 )
 TURNED = (
     "each product transposes what the first layer's gives, 3072 × 200 numbers in 1 to 13 ms by "
-    "where they lie (numerics.matmul): the median moved from 1.2 to 1.5 between rounds of this table"
+    "where they lie (numerics.matmul): the median moved from 1.2 to 1.5 between rounds of this one"
 )
 SQUARE = 1.75
 """Gradients that a product's matmuls count, three square layers."""
