@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from lmech import building, checking, freezing, manifest, planning, tuning
 from lmech.freezing import Entries
 from lmech.inputs import Room
@@ -105,16 +107,18 @@ def _tuned(
     """The group's program and lanes: as ``known`` from before, as ``asked``, or the best here."""
     if known:
         fixed = {"mode": known["mode"], "capacity": known["capacity"]}
+        fixed |= {"devices": min(known["devices"], jax.device_count())}
         fixed |= {"room": Room(*known["room"])} if "room" in known else {}
         lanes = min(asked, len(group)) if asked else known["lanes"]
         return replace(setup.program, **fixed), lanes
     with numerics(group[0].config["precision"]["matmul"]):
         lanes = _lanes(group, setup, asked)
-        if group[0].config["execution"]["mode"] == "auto":
+        execution = group[0].config["execution"]
+        if execution["mode"] == "auto":
             few = [job.config for job in group[:lanes]]
-            group_id, devices = planning.group_id(few[0]), setup.program.devices
-            memo = tuning.memo_file(group_id, len(few), devices)
-            program = tuning.fastest(building.build(few, setup.program), memo)
+            most = execution["devices"] or jax.device_count()
+            memo = tuning.memo_file(planning.group_id(few[0]), len(few), most)
+            program = tuning.fastest(building.build(few, setup.program), most, memo)
             if program.mode != setup.program.mode:
                 lanes = _lanes(group, setup._replace(program=program), asked)
             return program, lanes

@@ -1,6 +1,7 @@
 """XLA compilations: kept on disk between processes, and counted."""
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ import jaxlib
 
 from lmech import paths
 from lmech.programs import TRAINING_PROGRAM
+from lmech.provenance import threads
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 HIT_EVENT = "/jax/compilation_cache/cache_hits"
@@ -91,3 +93,10 @@ def host_devices(count: int) -> None:
     """Ask for so many devices on the CPU; too late once JAX has looked at its devices."""
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
+
+
+def device_a_core() -> None:
+    """Ask for a device for each core of the CPU, unless the user has set how many there are."""
+    flag = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_num_cpu_devices"] < 0 and not flag:
+        host_devices(threads())

@@ -55,7 +55,7 @@ def run_sweep(
     status (finished jobs count as skipped), and why each job failed now.
     """
     first = jobs[0].config
-    _prepare(first["execution"])
+    _prepare(first["execution"], len(jobs))
     setups = {planning.group_id(group[0].config): _checked(group) for group in planning.group(todo)}
     record = provenance()
     run = Run(target, record, Due(first["execution"]["save_every"]))
@@ -90,10 +90,12 @@ def run_sweep(
     return counts, reasons
 
 
-def _prepare(execution: dict[str, Any]) -> None:
+def _prepare(execution: dict[str, Any], jobs: int) -> None:
     """What has to be said to JAX before it looks at its devices, and where it keeps programs."""
     if execution["devices"] is not None:
         compiling.host_devices(execution["devices"])
+    elif execution["mode"] == "auto" and jobs > 1 and not execution.get("processes"):
+        compiling.device_a_core()  # for tuning to try
     if execution["compile_cache"]:
         compiling.keep()
 

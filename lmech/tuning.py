@@ -1,4 +1,4 @@
-"""How a group runs best here: members in turn or side by side, and how many at once."""
+"""How a group runs best here: in turn or side by side, on how many devices, how many at once."""
 
 import time
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ TIMED = 4
 CHUNK = 16
 """Most steps of each."""
 SMALL = 480
-"""A chunk is at most one of so many parts of the run: timing both modes is at most a fortieth."""
+"""A chunk is at most one of so many parts of the run: three ways are timed in at most a 26th."""
 WORTH = 10
-"""Another mode is tried where the usual one runs for longer than so many of its compilations."""
+"""Another way is tried where the usual one runs for longer than so many of its compilations."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -102,17 +102,19 @@ def _programs(value: Any) -> Iterable[Any]:
 
 
 def memo_file(group: str, members: int, devices: int) -> Path | None:
-    """Where a group's fastest mode is remembered: so many members, devices and cores of a kind."""
+    """Where a group's fastest way is remembered: so many members, devices and cores of a kind."""
     folder = paths.private_cache("modes", compiling.compiler())
     return folder and folder / f"{group}-{members}-{devices}-{provenance.threads()}"
 
 
-def fastest(setup: Setup, memo: Path | None = None) -> Program:
-    """The batch's program in its fastest mode: the usual one, unless the other is faster.
+def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
+    """The batch's program run the fastest way: the usual one, unless another is faster.
 
-    Both are timed over short chunks, where the run is long enough to repay another compilation,
-    and once: the ``memo`` keeps what was found, so the same again runs in the same mode.
-    What raises here is left to the run itself, which knows whose fault it is.
+    The others are the other mode, and the better of the two on as many devices as members can
+    share (``most``), where each has room for the data. They are timed over short chunks, where the
+    run is long enough to repay another compilation, and once: the ``memo`` keeps what was found, so
+    the same again runs the same way. What raises here is left to the run itself, which knows whose
+    fault it is.
     """
     members, horizon = len(setup.inputs.horizon), int(setup.inputs.horizon.max())
     usual = replace(setup.program, mode=building.usual_mode() if members > 1 else "map")
@@ -120,21 +122,39 @@ def fastest(setup: Setup, memo: Path | None = None) -> Program:
     if members == 1 or size == 0 or usual.spread > 1:
         return usual
     other = replace(usual, mode="vmap" if usual.mode == "map" else "map")
-    modes = {program.mode: program for program in (usual, other)}
+    devices = _shared_by(setup, min(most, members))
+    apart = {way: replace(way, devices=devices) for way in (usual, other)}
+    ways = {_told(way): way for way in (*apart, *apart.values())}
+    best = usual
     try:
         known = memo.read_text() if memo and memo.exists() else None
-        if known in modes:
-            return modes[known]
+        if known in ways:
+            return ways[known]
         first, step = _seconds(setup, usual, size)
         if step * horizon < WORTH * first:
             return usual
-        found = other if _seconds(setup, other, size)[1] < step else usual
+        steps = {usual: step, other: _seconds(setup, other, size)[1]}
+        best = min(steps, key=steps.__getitem__)
+        if devices > best.devices:
+            steps[apart[best]] = _seconds(setup, apart[best], size)[1]
+            best = min(steps, key=steps.__getitem__)
         if memo:
             with suppress(OSError):  # no room: it is timed again the next time
-                atomically(memo, lambda temporary: temporary.write_text(found.mode))
-        return found
+                atomically(memo, lambda temporary: temporary.write_text(_told(best)))
     except Exception:
-        return usual
+        return best
+    return best
+
+
+def _told(way: Program) -> str:
+    return f"{way.mode} {way.devices}"
+
+
+def _shared_by(setup: Setup, devices: int) -> int:
+    """So many devices, if free memory has room for the copies of the data that they take."""
+    own = setup.program.devices
+    copies = (devices - own) * bytes_of(setup.data)
+    return devices if devices > own and copies <= SHARE * free_memory() else own
 
 
 def _seconds(setup: Setup, program: Program, size: int) -> tuple[float, float]:

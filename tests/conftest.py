@@ -15,6 +15,7 @@ from lmech import planning, programs
 from lmech.numerics.precision import numerics
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 1)  # a sweep of mode auto would ask for more
 # On a busy machine one example of many takes long: that says nothing of the code.
 hypothesis.settings.register_profile("lmech", deadline=None)
 hypothesis.settings.load_profile("lmech")

@@ -90,6 +90,12 @@ def test_a_target_that_is_no_number_is_not_met():
     assert Target("x", 1.0, "≤", 1.0).met
 
 
+def test_the_docs_page_is_what_its_files_say():
+    docs = ROOT / "docs"
+    read = [json.loads(file.read_text("utf-8")) for file in sorted(docs.glob("bench/*.json"))]
+    assert (docs / "bench.md").read_text("utf-8") == tables.page(read, bench.TABLES)
+
+
 def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     file, text = tables.write(told([PART]), tmp_path)
     read = json.loads(file.read_text(encoding="utf-8"))

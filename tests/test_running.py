@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from accidents import cut
 
-from lmech import checkpoints, engine, journal, manifest, running, training, tuning
+from lmech import checkpoints, engine, journal, manifest, provenance, running, training, tuning
 from lmech.cli import main
 from lmech.lanes import Saved
 
@@ -266,7 +266,7 @@ def test_the_manifest_fixes_how_a_batch_runs(elsewhere, monkeypatch):
     words = ["-m", *RUN[:-2], "logger=none", "seed=0,1,2", "execution.save_every=0"]
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "lanes", lambda *_: 2)
-        patch.setattr(tuning, "fastest", lambda batch, _: batch.program)
+        patch.setattr(tuning, "fastest", lambda batch, *_: batch.program)
         with pytest.raises(cut(patch)):
             main(words)
     before = manifest.read(only(elsewhere))
@@ -445,25 +445,52 @@ def checkpoint(execution, step):
     return checkpoints.Checkpoint(Saved(step, None, None, {}), [], range(0), [], execution)
 
 
+KILLED = """
+import os, sys
+from lmech import checkpoints, cli
+write, written = checkpoints.write, []
+def last(*given):
+    done = write(*given)
+    written.append(1)
+    len(written) == 2 and os._exit(9)
+    return done
+checkpoints.write = last
+"""
+BOTH = """
+from dataclasses import replace
+from lmech import tuning
+tuning.fastest = lambda setup, most, memo: replace(setup.program, mode="vmap", devices=most)
+"""
+COMMAND = """
+import sys
+from lmech import cli
+cli.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
-def test_on_two_devices_a_killed_sweep_goes_on(elsewhere):
-    """Three jobs in four lanes; in processes of their own, since devices are asked for at first."""
+@pytest.mark.parametrize("chosen", [False, True])
+def test_on_two_devices_a_killed_sweep_goes_on(elsewhere, chosen):
+    """Three jobs in four lanes; in processes of their own, since devices are asked for at first.
+
+    Where they were chosen, whoever goes on has them by the manifest.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [*RUN, "seed=0,1,2", "execution.devices=2", "execution.save_every=0"]
-    command = [sys.executable, "-m", "lmech", "-m", *words]
-    whole = [*command, "output=whole"]
-    subprocess.run(whole, cwd=elsewhere, env=environment, check=True)
-    code = (
-        "import sys, os\nfrom lmech import checkpoints, cli\nwrite = checkpoints.write\nn = []\n"
-        "def last(*a):\n    r = write(*a)\n    n.append(1)\n"
-        "    len(n) == 2 and os._exit(9)\n    return r\n"
-        "checkpoints.write = last\ncli.main(sys.argv[1:])"
-    )
-    killed = [sys.executable, "-c", code, "-m", *words]
-    assert subprocess.run(killed, cwd=elsewhere, env=environment, check=False).returncode == 9
-    subprocess.run(command, cwd=elsewhere, env=environment, check=True)
+    words = ["-m", *RUN, "seed=0,1,2", "execution.save_every=0"]
+    words += ["execution.mode=auto"] if chosen else ["execution.devices=2"]
+
+    def run(code, *more):
+        command = [sys.executable, "-c", code, *words, *more]
+        return subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
+
+    first = BOTH if chosen else ""
+    assert run(first + COMMAND, "output=whole") == 0
+    assert run(first + KILLED + COMMAND) == 9
+    assert run(COMMAND) == 0
     (whole,) = elsewhere.glob("whole/run/*")
     assert parquet(only(elsewhere)) == parquet(whole)
+    devices = {entry["execution"]["devices"] for entry in manifest.read(only(elsewhere))}
+    assert devices == {provenance.threads() if chosen else 2}
 
 
 @pytest.mark.slow

@@ -51,6 +51,49 @@ def test_the_faster_mode_is_taken(monkeypatch, seconds, mode):
     assert tuning.fastest(batch).mode == mode
 
 
+WAYS = {("map", 1): 4.0, ("vmap", 1): 3.0, ("map", 2): 1.0, ("vmap", 2): 2.0}
+
+
+@pytest.mark.parametrize(
+    ("slow", "members", "most", "found"),
+    [
+        ({}, 3, 1, ("vmap", 1)),
+        ({}, 3, 2, ("vmap", 2)),  # the faster mode on one device, then on two
+        ({("vmap", 2): 3.5}, 3, 2, ("vmap", 1)),
+        ({("vmap", 1): 5.0}, 3, 2, ("map", 2)),
+        ({}, 2, 8, ("vmap", 2)),  # no more devices than members
+    ],
+)
+def test_devices_are_taken_where_they_pay(monkeypatch, tmp_path, slow, members, most, found):
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(members)])
+    seconds = WAYS | slow
+    monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, seconds[p.mode, p.devices]))
+    for _ in range(2):  # the second time from the memo
+        way = tuning.fastest(batch, most, tmp_path / "memo")
+        assert (way.mode, way.devices) == found
+        seconds = dict.fromkeys(seconds, 1.0)
+
+
+def test_devices_are_not_taken_where_copies_of_the_data_have_no_room(monkeypatch):
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(3)])
+    monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, WAYS[p.mode, p.devices]))
+    size = tuning.bytes_of(batch.data)
+    for free, devices in ((2 * size, 2), (2 * size - 1, 1)):
+        monkeypatch.setattr(tuning, "free_memory", lambda free=free: free)
+        assert tuning.fastest(batch, 2).devices == devices
+
+
+def test_devices_that_raise_are_not_taken(monkeypatch):
+    def seconds(_, program, __):
+        if program.devices > 1:
+            raise RuntimeError("no two of them")
+        return 0.1, WAYS[program.mode, 1]
+
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(3)])
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    assert (tuning.fastest(batch, 2).mode, tuning.fastest(batch, 2).devices) == ("vmap", 1)
+
+
 def test_what_was_found_is_remembered_of_so_many_members(monkeypatch):
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
     timed = []
@@ -61,13 +104,14 @@ def test_what_was_found_is_remembered_of_so_many_members(monkeypatch):
 
     monkeypatch.setattr(tuning, "_seconds", seconds)
     memo = tuning.memo_file("a-program", 2, 1)
-    assert [tuning.fastest(batch, memo).mode for _ in range(2)] == ["vmap", "vmap"]
+    assert [tuning.fastest(batch, 1, memo).mode for _ in range(2)] == ["vmap", "vmap"]
     assert sorted(timed) == ["map", "vmap"]
-    memo.write_text("map")
-    assert tuning.fastest(batch, memo).mode == "map"
-    memo.write_text("vm")  # damaged: timed again
-    assert tuning.fastest(batch, memo).mode == "vmap"
-    assert memo.read_text() == "vmap"
+    memo.write_text("map 1")
+    assert tuning.fastest(batch, 1, memo).mode == "map"
+    for odd in ("vm", "map 2"):  # damaged, or what cannot be here: timed again
+        memo.write_text(odd)
+        assert tuning.fastest(batch, 1, memo).mode == "vmap"
+        assert memo.read_text() == "vmap 1"
     others = [("a-program", 3, 1), ("a-program", 2, 2), ("another", 2, 1)]
     assert len({memo, *(tuning.memo_file(*other) for other in others)}) == 4
 
@@ -77,7 +121,7 @@ def test_a_choice_that_cannot_be_written_is_made_all_the_same(monkeypatch, tmp_p
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(2)])
     times = {"map": 2.0, "vmap": 1.0}
     monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, times[p.mode]))
-    assert tuning.fastest(batch, tmp_path / "file" / "below").mode == "vmap"
+    assert tuning.fastest(batch, 1, tmp_path / "file" / "below").mode == "vmap"
 
 
 @pytest.mark.parametrize("overrides", [("steps=20",), ("steps=1000",)])
@@ -109,10 +153,10 @@ def test_a_step_is_told_of_the_quickest_chunk_however_long(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "sizes"), [(100, []), (479, []), (1000, [2, 2]), (10**5, [16, 16])]
+    ("steps", "sizes"), [(100, []), (479, []), (1000, [2, 2, 2]), (10**5, [16, 16, 16])]
 )
-def test_timing_takes_a_fortieth_of_a_run_at_most(monkeypatch, steps, sizes):
-    """Five or six chunks of each mode; a run too short for that takes the usual one."""
+def test_timing_takes_a_26th_of_a_run_at_most(monkeypatch, steps, sizes):
+    """Five or six chunks of each way; a run too short for that takes the usual one."""
     seen = []
 
     def timed(_, __, size):
@@ -120,9 +164,9 @@ def test_timing_takes_a_fortieth_of_a_run_at_most(monkeypatch, steps, sizes):
         return 0.001, 1.0
 
     monkeypatch.setattr(tuning, "_seconds", timed)
-    tuning.fastest(building.build([job(f"steps={steps}", f"seed={i}") for i in range(2)]))
+    tuning.fastest(building.build([job(f"steps={steps}", f"seed={i}") for i in range(2)]), 2)
     assert seen == sizes
-    assert all(2 * (tuning.TIMED + 2) * size <= steps / 40 for size in seen)
+    assert (tuning.TIMED + 2) * sum(seen) <= steps / 26
 
 
 def test_what_raises_while_it_is_timed_is_left_to_the_run(monkeypatch):

@@ -217,12 +217,15 @@ def _origin(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
-    """All documents as one page of Markdown, the targets first; which of ``names`` it lacks."""
-    absent = [name for name in names if name not in {told["table"] for told in documents}]
+    """All documents as a page of Markdown in order of ``names``, targets first; which it lacks."""
+    found = {told["table"]: told for told in documents}
+    documents = [found[name] for name in names if name in found]
+    absent = [name for name in names if name not in found]
     lines = [
         "# What it costs",
         "",
-        "Written by `python -m scripts.bench --page FILE.json …` from what `make bench` measured.",
+        "Written by `python -m scripts.bench --page docs/bench/*.json` from what `make bench`",
+        "measured; those files have the tables in JSON, each with its machine, versions and date.",
         "Ratios are medians over paired repetitions of one run, with their range in brackets.",
         *([f"Tables that are not on this page: {', '.join(absent)}."] if absent else []),
         "",
