@@ -96,6 +96,16 @@ def test_the_docs_page_is_what_its_files_say():
     assert (docs / "bench.md").read_text("utf-8") == tables.page(read, bench.TABLES)
 
 
+def test_a_page_has_a_table_of_every_machine_under_one_heading():
+    one, other = told([PART]), told([PART])
+    other["machine"] = {**other["machine"], "processor": "A first one"}
+    page = tables.page([one, other], ["steps"])
+    assert page.count("## steps\n") == 1
+    assert page.count("### a step\n") == 2
+    assert page.index("A first one, ") < page.index(f"{one['machine']['processor']}, ")
+    assert "| [steps](#steps) | A first one | fast | 0.9 | ≥ 1 | **not met** |" in page
+
+
 def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     file, text = tables.write(told([PART]), tmp_path)
     read = json.loads(file.read_text(encoding="utf-8"))
@@ -106,8 +116,8 @@ def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     assert page == tables.page([read], bench.TABLES)
     assert "that are not on this page: products, original, " in page
     assert "not on this page" not in tables.page([read], ["steps"])
-    assert "| [steps](#steps) | fast | 0.9 | ≥ 1 | **not met** |" in page
-    assert "| [steps](#steps) | small | 0.9 | ≤ 1 | met |" in page
+    assert " | fast | 0.9 | ≥ 1 | **not met** |" in page
+    assert " | small | 0.9 | ≤ 1 | met |" in page
 
 
 def test_what_a_table_says_of_its_command_has_no_folder_of_this_machine():

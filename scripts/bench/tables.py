@@ -178,9 +178,13 @@ def _digits(value: float) -> str:
 
 
 def markdown(told: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a document."""
+    """The lines of a document, under its table's heading."""
     yield f"## {told['table']}"
     yield ""
+    yield from _measured(told)
+
+
+def _measured(told: Mapping[str, Any]) -> Iterator[str]:
     yield from _origin(told)
     for part in told["parts"]:
         yield from ("", f"### {part['title']}", "")
@@ -217,10 +221,13 @@ def _origin(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
-    """All documents as a page of Markdown in order of ``names``, targets first; which it lacks."""
-    found = {told["table"]: told for told in documents}
-    documents = [found[name] for name in names if name in found]
-    absent = [name for name in names if name not in found]
+    """All documents as a page of Markdown, targets first, tables in order of ``names``.
+
+    A table may have been measured on several machines. The page names the tables that it lacks.
+    """
+    ordered = sorted(documents, key=lambda told: (told["machine"]["processor"], told["date"]))
+    found = {name: [told for told in ordered if told["table"] == name] for name in names}
+    absent = [name for name, own in found.items() if not own]
     lines = [
         "# What it costs",
         "",
@@ -231,18 +238,20 @@ def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
         "",
         "## Targets",
         "",
-        "| table | what | measured | target | |",
-        "| --- | --- | --- | --- | --- |",
+        "| table | processor | what | measured | target | |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for told in documents:
+    for told in (told for own in found.values() for told in own):
         for target in (target for part in told["parts"] for target in part["targets"]):
             bound = f"{target['relation']} {_digits(target['bound'])}"
             met = "met" if target["met"] else "**not met**"
-            cells = (f"[{told['table']}](#{told['table']})", target["what"])
-            cells = (*cells, _digits(target["value"]), bound, met)
+            cells = (f"[{told['table']}](#{told['table']})", told["machine"]["processor"])
+            cells = (*cells, target["what"], _digits(target["value"]), bound, met)
             lines.append("| " + " | ".join(cells) + " |")
-    for told in documents:
-        lines += ["", *markdown(told)]
+    for name, own in found.items():
+        lines += ["", f"## {name}"] if own else []
+        for told in own:
+            lines += ["", *_measured(told)]
     return "\n".join(lines) + "\n"
 
 
