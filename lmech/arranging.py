@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from lmech import building, checking, freezing, manifest, planning, tuning
 from lmech.freezing import Entries
 from lmech.inputs import Room
@@ -105,21 +103,21 @@ def _tuned(
     group: Sequence[Job], setup: building.Setup, known: Mapping[str, Any], asked: int | None
 ) -> tuple[Program, int]:
     """The group's program and lanes: as ``known`` from before, as ``asked``, or the best here."""
+    execution = group[0].config["execution"]
+    own, most = setup.program.devices, tuning.most_devices(setup.program, execution)
     if known:
         fixed = {"mode": known["mode"], "capacity": known["capacity"]}
-        fixed |= {"devices": min(known["devices"], jax.device_count())}
+        fixed |= {"devices": max(own, min(known["devices"], most))}
         fixed |= {"room": Room(*known["room"])} if "room" in known else {}
         lanes = min(asked, len(group)) if asked else known["lanes"]
         return replace(setup.program, **fixed), lanes
     with numerics(group[0].config["precision"]["matmul"]):
         lanes = _lanes(group, setup, asked)
-        execution = group[0].config["execution"]
         if execution["mode"] == "auto":
             few = [job.config for job in group[:lanes]]
-            most = execution["devices"] or jax.device_count()
             memo = tuning.memo_file(planning.group_id(few[0]), len(few), most)
             program = tuning.fastest(building.build(few, setup.program), most, memo)
-            if program.mode != setup.program.mode:
+            if (program.mode, program.devices) != (setup.program.mode, own):
                 lanes = _lanes(group, setup._replace(program=program), asked)
             return program, lanes
     return setup.program, lanes

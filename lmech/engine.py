@@ -165,9 +165,9 @@ def revisit(
     """Measure members at weights that were kept, in order of step; nothing is trained.
 
     The other arguments are those of ``train``, and at the steps of an observable's cadence so are
-    the records, bit for bit (``map``; to rounding where a cadence of 1 measures inside the loop).
-    Memories are made at step 0. One that is only a warm start is made anew where the last
-    measurement is further off than the cadence.
+    the records, bit for bit (``map`` on one device; to rounding where a cadence of 1 measures
+    inside the loop). Memories are made at step 0. One that is only a warm start is made anew where
+    the last measurement is further off than the cadence.
     """
     members = in_lanes(len(inputs.horizon), lanes, program.devices)
     batch = Lanes(program, inputs, data, rates, batches, members)

@@ -109,7 +109,7 @@ class Compiled(NamedTuple):
 TRAINING_PROGRAM = "train_chunk"
 # A compiled program with a few observables is some 1,200 memory maps, of which Linux allows a
 # process 65,530: the next one kills it. Batches of one program follow each other.
-KEPT = 8
+KEPT = 12
 
 
 @lru_cache(maxsize=KEPT)

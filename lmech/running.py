@@ -55,7 +55,7 @@ def run_sweep(
     status (finished jobs count as skipped), and why each job failed now.
     """
     first = jobs[0].config
-    _prepare(first["execution"], len(jobs))
+    _prepare(first["execution"])
     setups = {planning.group_id(group[0].config): _checked(group) for group in planning.group(todo)}
     record = provenance()
     run = Run(target, record, Due(first["execution"]["save_every"]))
@@ -90,11 +90,11 @@ def run_sweep(
     return counts, reasons
 
 
-def _prepare(execution: dict[str, Any], jobs: int) -> None:
+def _prepare(execution: dict[str, Any]) -> None:
     """What has to be said to JAX before it looks at its devices, and where it keeps programs."""
     if execution["devices"] is not None:
         compiling.host_devices(execution["devices"])
-    elif execution["mode"] == "auto" and jobs > 1 and not execution.get("processes"):
+    elif execution["mode"] == "auto" and not execution.get("processes"):
         compiling.device_a_core()  # for tuning to try
     if execution["compile_cache"]:
         compiling.keep()
@@ -274,10 +274,14 @@ def _guarded(
 def _smaller(run: Run, batch: Batch, short: bool) -> list[Batch]:
     """What to try when a batch failed: its halves, in fewer lanes if memory is ``short``.
 
-    Where only empty lanes are to be given up, the same jobs in fewer; none if that is no help.
+    Where devices share the memory, or only empty lanes are to be given up, first the same jobs on
+    one of them, in fewer lanes; none if that is no help.
     """
     count, lanes = len(batch.jobs), batch.execution["lanes"]
-    if short and lanes > count:
+    program = tuning.on_one_device(batch.program)
+    if short and program is not batch.program:
+        groups = [batch.jobs]
+    elif short and lanes > count:
         groups, lanes = [batch.jobs], max(count, lanes // 2)
     elif count > 1:
         groups = [batch.jobs[: count // 2], batch.jobs[count // 2 :]]
@@ -287,8 +291,9 @@ def _smaller(run: Run, batch: Batch, short: bool) -> list[Batch]:
     parts: list[Batch] = []
     for number, jobs in enumerate(groups):
         after = int(parts[-1].name.rpartition(".")[2]) + 1 if number else 0
-        execution = {**batch.execution, "lanes": lanes}
-        parts.append(Batch(_free_name(run, batch, after), jobs, batch.program, execution))
+        own = program if short else batch.program
+        execution = {**batch.execution, "devices": own.devices, "lanes": lanes}
+        parts.append(Batch(_free_name(run, batch, after), jobs, own, execution))
     return parts
 
 
@@ -296,7 +301,7 @@ def _failed(run: Run, batch: Batch, error: Exception) -> tuple[dict[str, str], R
     """The jobs' statuses and reason, written too unless it lies in the batch's damaged state."""
     damaged = isinstance(error, states.DamageError)
     for job in () if damaged else batch.jobs:
-        results.write_failure(run.target / job.id, job, run.record)
+        results.write_failure(run.target / job.id, job, batch.execution)
     reason = one_line(error)
     return {job.id: "failed" for job in batch.jobs}, {job.id: reason for job in batch.jobs}
 

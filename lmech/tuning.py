@@ -1,7 +1,7 @@
 """How a group runs best here: in turn or side by side, on how many devices, how many at once."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -53,17 +53,23 @@ def lanes(setup: Setup, free: int) -> int:
     """Most members at once in ``free`` bytes: their states (twice: one is being replaced), metrics.
 
     Side by side each also has a step's intermediate values, at most all that it computes; in turn
-    they share that room.
+    those of a device share that room. A CPU's devices have their copies of the data there too.
     """
     members = len(setup.inputs.horizon)
     run = programs.compiled(programs.on_one(setup.program))
     arguments = setup.argument_shapes()[programs.TRAINING_PROGRAM]
     traced = run.chunk.trace(*arguments)
-    own = (setup.inputs.targets, setup.inputs.rows)
-    each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info) + bytes_of(own)
+    each = 2 * bytes_of(arguments[0]) + bytes_of(traced.out_info)
+    each += bytes_of((setup.inputs.targets, setup.inputs.rows))
+    own, values = bytes_of(setup.data), intermediates(traced.jaxpr.jaxpr)
     if setup.program.mode == "vmap":
-        each += intermediates(traced.jaxpr.jaxpr)
-    return max(1, min(members, int(SHARE * free * members / each)))
+        each += values
+    else:
+        own += values  # of one member: a loop's body counts once
+    if jax.default_backend() == "cpu":
+        free -= (setup.program.devices - 1) * own
+    fit = int(SHARE * free * members / each)
+    return members if fit >= members else max(1, fit - fit % setup.program.devices)
 
 
 def check_room(setup: Setup, asked: int | None, free: int) -> None:
@@ -138,12 +144,24 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
         if devices > best.devices:
             steps[apart[best]] = _seconds(setup, apart[best], size)[1]
             best = min(steps, key=steps.__getitem__)
-        if memo:
+        if memo and devices == max(usual.devices, min(most, members)):  # memory is not short
             with suppress(OSError):  # no room: it is timed again the next time
                 atomically(memo, lambda temporary: temporary.write_text(_told(best)))
     except Exception:
         return best
     return best
+
+
+def most_devices(program: Program, execution: Mapping[str, Any]) -> int:
+    """On how many devices it may run: its own, or a CPU's where nobody has said how many."""
+    asked = execution["devices"] or execution.get("share", "members") != "members"
+    return program.devices if asked or jax.default_backend() != "cpu" else jax.device_count()
+
+
+def on_one_device(program: Program) -> Program:
+    """The program on one device, if its devices have one memory, as a CPU's do; else itself."""
+    shared = program.devices > 1 and jax.default_backend() == "cpu"
+    return replace(program, devices=1) if shared else program
 
 
 def _told(way: Program) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,40 @@ def test_short_memory_halves_the_lanes(monkeypatch):
     assert lanes[:2] == [6, 3]
     assert max(lanes[2:]) == 3
     assert set(lanes) == {6, 3, 1}
+
+
+def test_short_memory_gives_a_cpus_devices_back_before_it_halves(elsewhere, monkeypatch):
+    tried, train = [], engine.train
+
+    def exhausted(program, *rest, **more):
+        tried.append((program.devices, more["lanes"]))
+        if program.devices > 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return train(program, *rest, **more)
+
+    monkeypatch.setattr(engine, "train", exhausted)
+    monkeypatch.setattr(tuning, "fastest", lambda setup, *_: replace(setup.program, devices=2))
+    assert main(["-m", *RUN, "execution.mode=auto", "seed=range(6)"]) == 0
+    assert tried == [(2, 6), (1, 6)]
+    told = [json.loads(text) for text in results(only(elsewhere)).values()]
+    assert {result["provenance"]["devices"] for result in told} == {1}
+
+
+@pytest.mark.parametrize(
+    ("execution", "asked"),
+    [
+        ({"mode": "auto"}, True),
+        ({"mode": "map"}, False),
+        ({"mode": "auto", "devices": 1}, False),
+        ({"mode": "auto", "processes": 2}, False),
+    ],
+)
+def test_mode_auto_asks_for_a_device_a_core_whatever_its_jobs(monkeypatch, execution, asked):
+    """So that a task of one job decides for the others' batches as they would."""
+    seen = []
+    monkeypatch.setattr(running.compiling, "device_a_core", lambda: seen.append(True))
+    running._prepare({"devices": None, "compile_cache": False, **execution})
+    assert bool(seen) is asked
 
 
 def test_a_batch_that_dies_again_and_again_is_given_up_with_its_log(elsewhere, capsys):

@@ -1,5 +1,6 @@
 """Which mode, and how many at once."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -31,6 +32,31 @@ def test_lanes_are_what_free_memory_has_room_for():
     some = [tuning.lanes(batch, free) for free in range(0, 2**20, 2**14)]
     assert some == sorted(some)
     assert 1 < some[len(some) // 8] < 10
+
+
+def test_a_cpus_devices_have_their_copies_of_the_data_in_the_same_memory():
+    batch = building.build([job(f"seed={i}") for i in range(10)])
+    four = batch._replace(program=replace(batch.program, devices=4))
+    assert tuning.lanes(four, 2**40) == 10  # more lanes than members are no use
+    copies = 3 * tuning.bytes_of(batch.data)
+    sizes = range(copies, copies + 2**21, 2**13)
+    found = {free: tuning.lanes(four, free) for free in sizes}
+    assert all(count in (10, 8, 4) or count < 4 for count in found.values())
+    assert {4, 8} <= set(found.values())
+    assert all(count <= tuning.lanes(batch, free - copies) for free, count in found.items())
+
+
+def test_devices_are_tried_where_nobody_has_said_how_many(monkeypatch):
+    program = building.build([job()]).program
+    monkeypatch.setattr(tuning.jax, "device_count", lambda: 8)
+    alone = {"devices": None}
+    assert tuning.most_devices(program, alone) == 8
+    assert tuning.most_devices(program, {"devices": 1}) == 1
+    assert tuning.most_devices(program, {**alone, "share": "examples"}) == 1
+    monkeypatch.setattr(tuning.jax, "default_backend", lambda: "gpu")
+    two = replace(program, devices=2)  # all there are: no choice
+    assert tuning.most_devices(two, alone) == 2
+    assert tuning.on_one_device(two) is two  # each has a memory of its own
 
 
 def test_side_by_side_needs_more_room_than_in_turn():
@@ -74,13 +100,15 @@ def test_devices_are_taken_where_they_pay(monkeypatch, tmp_path, slow, members, 
         seconds = dict.fromkeys(seconds, 1.0)
 
 
-def test_devices_are_not_taken_where_copies_of_the_data_have_no_room(monkeypatch):
+def test_devices_are_not_taken_where_copies_of_the_data_have_no_room(monkeypatch, tmp_path):
     batch = building.build([job("steps=1000", f"seed={i}") for i in range(3)])
     monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, WAYS[p.mode, p.devices]))
     size = tuning.bytes_of(batch.data)
     for free, devices in ((2 * size, 2), (2 * size - 1, 1)):
+        memo = tmp_path / str(free)
         monkeypatch.setattr(tuning, "free_memory", lambda free=free: free)
-        assert tuning.fastest(batch, 2).devices == devices
+        assert tuning.fastest(batch, 2, memo).devices == devices
+        assert memo.exists() == (devices == 2)  # another time there may be room
 
 
 def test_devices_that_raise_are_not_taken(monkeypatch):

@@ -95,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         {1: "--verify: a key that should be an input changes the program"},
     )
     parser.usage = "lmech plan [options] (KEY=VALUE … | -m KEY=VALUES … | reproduce EXPERIMENT …)"
-    parser.add_argument("--compile", action="store_true", help="measure memory, by compiling")
+    parser.add_argument(
+        "--compile", action="store_true", help="measure memory, by compiling (on one device)"
+    )
     parser.add_argument(
         "--verify",
         action="store_true",

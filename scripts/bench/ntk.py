@@ -168,7 +168,7 @@ def beside(asked: Asked) -> Table:
         (
             Target(
                 f"neural-tangents' fastest ({best}) over lmech's",
-                ratios[best].median,
+                ratios[best],
                 "≥",
                 1.0,
                 LIMITS,

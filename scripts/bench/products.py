@@ -66,14 +66,12 @@ def beside(asked: Asked) -> Table:
             rows.append([*row, theirs, own, kept, timed.ratio("kept", "PyTorch's gradient")[0]])
         if bound is not None:
             what = f"gradients a product, {name}"
-            targets.append(
-                Target(what, gradients.median, "≤", bound, SPLIT if microbatch else TURNED)
-            )
+            targets.append(Target(what, gradients, "≤", bound, SPLIT if microbatch else TURNED))
         if torch is not None and microbatch is None:
             what = f"PyTorch's product over one of lmech's, {name}"
-            targets.append(Target(what, theirs.median, "≥", 1.3, LIMITS))
+            targets.append(Target(what, theirs, "≥", 1.3, LIMITS))
             what = f"the same, PyTorch's graph kept from before, {name}"
-            targets.append(Target(what, kept.median, "≥", 1.3, LIMITS))
+            targets.append(Target(what, kept, "≥", 1.3, LIMITS))
     return Table(
         "fc-tanh",
         (
@@ -99,7 +97,7 @@ def squares(asked: Asked) -> Table:
             rows.append([width, activation, found])
             if activation in ("relu", "tanh"):
                 what = f"product over its matmuls' count, n = {width}, {activation}"
-                targets.append(Target(what, found.median, "≤", 1.25))
+                targets.append(Target(what, found, "≤", 1.25))
     return Table(
         "n-n-n-n nets, blocks of 4",
         ("n", "activation", "product over the matmuls' count of 1.75 gradients"),

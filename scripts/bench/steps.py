@@ -20,7 +20,7 @@ from lmech.numerics.matmul import matmul
 from lmech.numerics.precision import numerics
 from scripts.bench import fc
 from scripts.bench.asked import Asked, wanted
-from scripts.bench.tables import Cell, Table, Target
+from scripts.bench.tables import Cell, Ratio, Table, Target
 from scripts.bench.timing import Call, Turns, same_threads, turns
 
 STEPS = 10
@@ -82,8 +82,8 @@ def steps(timed: Turns, threads: int, with_torch: bool) -> Table:
         rows.append(["hand-written loop, PyTorch", "skipped: pip install torch", *[None] * 3])
     wall, cpu = (seconds * 1e3 for seconds in timed.middle("sharpness"))
     rows.append(["lmech: one sharpness measurement (7 products)", wall, cpu, None, None])
-    overhead = timed.ratio("lmech", "bare")[0].median - 1
-    measuring = timed.ratio("sharpness", "lmech", STEPS / 50)[0].median
+    overhead = Ratio(*(value - 1 for value in timed.ratio("lmech", "bare")[0]))
+    measuring = timed.ratio("sharpness", "lmech", STEPS / 50)[0]
     targets = [
         Target("overhead of the engine's loop over a bare jitted scan", overhead, "≤", 0.02),
         Target(
@@ -93,14 +93,15 @@ def steps(timed: Turns, threads: int, with_torch: bool) -> Table:
     ]
     if with_torch:
         limits = "the first layer's two products take most of a step: XLA's GEMM beside MKL's"
-        over = timed.ratio("PyTorch", "lmech")[0].median
+        over = timed.ratio("PyTorch", "lmech")[0]
         targets.insert(0, Target("hand-written PyTorch step over lmech's", over, "≥", 0.9, limits))
     return Table(
         "a training step",
         ("loop", "wall ms", "CPU ms", "wall over lmech's", "CPU over lmech's"),
         rows,
         f"{STEPS} steps a repetition, {len(timed.seconds['lmech'])} repetitions in turns, "
-        f"{threads} threads on both sides.",
+        f"{threads} threads on both sides. Why a bare scan of the same products takes longer than "
+        "the engine's program is not known.",
         tuple(targets),
     )
 
@@ -110,17 +111,22 @@ def peak(timed: Turns, counts: dict[str, int], examples: int) -> Table:
     counts = {"lmech": fc.flops(examples) * STEPS, **counts}
     rates = {name: count / timed.middle(name)[0] / 1e9 for name, count in counts.items()}
     best = max((name for name in counts if name != "lmech"), key=rates.__getitem__)
-    share = timed.ratio(best, "lmech", counts["lmech"] / counts[best])[0]
     labels = {"lmech": "training step, matmuls alone counted"}
-    rows = [[labels.get(name, name), rate, rate / rates[best]] for name, rate in rates.items()]
-    xla = max(rates[name] for name in counts if name.startswith("XLA"))
+
+    def over(name: str, other: str) -> Ratio:
+        return timed.ratio(other, name, counts[name] / counts[other])[0]
+
+    rows = [[labels.get(name, name), rate, over(name, best)] for name, rate in rates.items()]
+    xla = max((n for n in counts if n.startswith("XLA")), key=rates.__getitem__)
     limits = (
-        f"XLA's own fastest product reaches {xla / rates[best]:.2f} of it, the step "
-        f"{rates['lmech'] / xla:.2f} of XLA's"
+        f"XLA's own fastest product reaches {over(xla, best).median:.2f} of it, the step "
+        f"{over('lmech', xla).median:.2f} of XLA's"
     )
     return Table(
         "share of the machine's GEMM peak",
         ("what", "GFLOP/s", f"of the fastest: {best}"),
         rows,
-        targets=(Target("training step over the GEMM peak", share.median, "≥", 0.75, limits),),
+        targets=(
+            Target("training step over the GEMM peak", over("lmech", best), "≥", 0.75, limits),
+        ),
     )

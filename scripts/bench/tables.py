@@ -37,7 +37,8 @@ class Target(NamedTuple):
     """A number that is asked for."""
 
     what: str
-    value: float
+    value: float | Ratio
+    """A ratio is judged by its median."""
     relation: str
     """≥ or ≤"""
     bound: float
@@ -47,7 +48,8 @@ class Target(NamedTuple):
     @property
     def met(self) -> bool:
         """Whether the value is on the right side; never if it is no number."""
-        return self.value >= self.bound if self.relation == "≥" else self.value <= self.bound
+        value = self.value.median if isinstance(self.value, Ratio) else self.value
+        return value >= self.bound if self.relation == "≥" else value <= self.bound
 
 
 class Table(NamedTuple):
@@ -148,13 +150,17 @@ def document(
 
 def plain(part: Table) -> dict[str, Any]:
     """A part in JSON's terms."""
+
+    def cell(value: Cell) -> Any:
+        return value._asdict() if isinstance(value, Ratio) else value
+
     return {
         **part._asdict(),
-        "rows": [
-            [cell._asdict() if isinstance(cell, Ratio) else cell for cell in row]
-            for row in part.rows
+        "rows": [[cell(value) for value in row] for row in part.rows],
+        "targets": [
+            {**target._asdict(), "value": cell(target.value), "met": bool(target.met)}
+            for target in part.targets
         ],
-        "targets": [{**target._asdict(), "met": bool(target.met)} for target in part.targets],
     }
 
 
@@ -200,7 +206,7 @@ def _measured(told: Mapping[str, Any]) -> Iterator[str]:
             verdict = "met" if target["met"] else "**not met**"
             limits = f": {target['limits']}" if target["limits"] and not target["met"] else ""
             yield (
-                f"- {target['what']}: {_digits(target['value'])}, target {target['relation']} "
+                f"- {target['what']}: {shown(target['value'])}, target {target['relation']} "
                 f"{_digits(target['bound'])}: {verdict}{limits}"
             )
         if part["commands"]:
@@ -246,7 +252,7 @@ def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
             bound = f"{target['relation']} {_digits(target['bound'])}"
             met = "met" if target["met"] else "**not met**"
             cells = (f"[{told['table']}](#{told['table']})", told["machine"]["processor"])
-            cells = (*cells, target["what"], _digits(target["value"]), bound, met)
+            cells = (*cells, target["what"], shown(target["value"]), bound, met)
             lines.append("| " + " | ".join(cells) + " |")
     for name, own in found.items():
         lines += ["", f"## {name}"] if own else []
