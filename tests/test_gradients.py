@@ -1,7 +1,9 @@
 """Norms of weights, updates and gradients; gradients of single examples; the input Jacobian."""
 
+import re
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +197,27 @@ def test_the_gradient_norm_is_of_the_whole_training_set(batch_size):
     values = measured(gradients.gradient_norm(), here)
     for name, norm in norms(gradient).items():
         np.testing.assert_allclose(values[name], norm, err_msg=name)
+
+
+def test_the_observables_of_the_documentation_do_what_they_say():
+    text = (Path(__file__).parents[1] / "docs/observables.md").read_text(encoding="utf-8")
+    section = text.partition("\n## One's own\n")[2].partition("\n## ")[0]
+    own = {}
+    for block in re.findall(r"```python\n(.*?)```", section, re.S):
+        exec(block, own)
+    here = state(*NET)
+    norm = measured(gradients.gradient_norm(), here)[""]
+    np.testing.assert_allclose(measured(own["gradient_norm"](), here)[""], norm)
+    turning = own["turning"]()
+    memory, values = turning.measure(here, turning.init(here))
+    np.testing.assert_allclose(values[""], 1)
+    moved = here._replace(params=jax.tree.map(lambda w: w + 1, here.params))
+    rows = [
+        ravel_pytree(loss_and_gradient(here.problem, one.params, here.data.train, None)[1])[0]
+        for one in (here, moved)
+    ]
+    cosine = rows[0] @ rows[1] / np.prod([np.linalg.norm(row) for row in rows])
+    np.testing.assert_allclose(turning.measure(moved, memory)[1][""], cosine)
 
 
 def test_a_tensor_that_starts_at_zero_is_at_an_infinite_relative_distance():

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -18,8 +19,10 @@ OWN = {
     "dataset": "staircase",
     "loss": "log_cosh",
     "optimizer": "decayed_momentum",
+    "schedule": "restarts",
     "parametrization": "halfway",
     "observables": "participation",
+    "comparison": "cosine",
     "logger": "diary",
     "experiment": "staircase",
 }
@@ -70,7 +73,8 @@ def test_without_a_project_nothing_is_marked(elsewhere, capsys):
 
 
 def test_all_kinds_compose_into_one_job(own):
-    chosen = {group: option for group, option in OWN.items() if group != "observables"}
+    others = ("observables", "comparison")
+    chosen = {group: option for group, option in OWN.items() if group not in others}
     words = [f"{group}={option}" for group, option in chosen.items()]
     job = planning.expand(words, {})[0]
     targets = {
@@ -83,6 +87,7 @@ def test_all_kinds_compose_into_one_job(own):
         "dataset": "my_project.datasets.staircase",
         "loss": "my_project.losses.log_cosh",
         "optimizer": "my_project.optimizers.decayed_momentum",
+        "schedule": "my_project.schedules.restarts",
         "parametrization": "lmech.parametrization.abc",
     }
     assert job.config["observables"]["participation"]["every"] == 10
@@ -293,6 +298,22 @@ def test_a_run_records_the_projects_observable_and_where_the_project_was(own):
     assert result["provenance"]["project"]["name"] == "user_project"
 
 
+@pytest.mark.slow
+def test_the_projects_schedule_and_comparison_do_what_they_say(own):
+    words = ["steps=8", "schedule=restarts", "schedule.cycles=2", "seed=0,1"]
+    assert main(["-m", *SHORT, *words]) == 0
+    from my_project.schedules import restarts
+
+    factors = restarts(2)(np.arange(8), 8)
+    np.testing.assert_allclose(factors[:4], (1 + np.cos(np.pi * np.arange(4) / 4)) / 2)
+    np.testing.assert_array_equal(factors[4:], factors[:4])
+    assert main(["compare", "outputs", "comparison=cosine"]) == 0
+    (found,) = own.glob("outputs/*/*/comparisons/cosine.parquet")
+    cosine = pq.read_table(found).column("cosine").to_numpy()
+    assert len(cosine) == 2  # of sp and of halfway
+    assert ((cosine > 0) & (cosine < 1)).all()
+
+
 def test_hydras_own_sweeper_finds_the_project_too(own, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -376,7 +397,7 @@ def test_the_files_of_the_documentation_are_the_projects_and_short():
     files = {
         str(p.relative_to(HERE / "user_project")): p for p in (HERE / "user_project").rglob("*")
     }
-    assert len(shown) == text.count("```") / 2 == 18
+    assert len(shown) == text.count("```") / 2 == 22
     for name, block in shown:
         assert block == files[name].read_text(encoding="utf-8"), name
     for group, option in [*OWN.items(), IN_CODE]:

@@ -1,4 +1,4 @@
-"""A net reaches 90 % of its accuracy in a few random directions, as many whatever its width."""
+"""A net has 90 % of its accuracy in 100 to 160 random directions, of 2,000 weights or 20,000."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
