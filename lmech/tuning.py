@@ -1,5 +1,6 @@
 """How a group runs best here: in turn or side by side, on how many devices, how many at once."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -28,6 +29,8 @@ SMALL = 480
 """A chunk is at most one of so many parts of the run: three ways are timed in at most a 26th."""
 WORTH = 10
 """Another way is tried where the usual one runs for longer than so many of its compilations."""
+WAITS = re.compile(r'custom_call @(?!lapack_.*num_batch_dims = "0")|stablehlo\.fft')
+"""In a program's text, what may wait for the CPU's threads."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -117,7 +120,8 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
     """The batch's program run the fastest way: the usual one, unless another is faster.
 
     The others are the other mode, and the better of the two on as many devices as members can
-    share (``most``), where each has room for the data. They are timed over short chunks, where the
+    share (``most``), where each has room for the data; none in which a call may wait for ever
+    (``ends``). They are timed over short chunks, where the
     run is long enough to repay another compilation, and once: the ``memo`` keeps what was found, so
     the same again runs the same way. What raises here is left to the run itself, which knows whose
     fault it is.
@@ -139,9 +143,11 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
         first, step = _seconds(setup, usual, size)
         if step * horizon < WORTH * first:
             return usual
-        steps = {usual: step, other: _seconds(setup, other, size)[1]}
+        steps = {usual: step}
+        if ends(setup, other):
+            steps[other] = _seconds(setup, other, size)[1]
         best = min(steps, key=steps.__getitem__)
-        if devices > best.devices:
+        if devices > best.devices and ends(setup, best):
             steps[apart[best]] = _seconds(setup, apart[best], size)[1]
             best = min(steps, key=steps.__getitem__)
         if memo and devices == max(usual.devices, min(most, members)):  # memory is not short
@@ -150,6 +156,20 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
     except Exception:
         return best
     return best
+
+
+def ends(setup: Setup, program: Program) -> bool:
+    """Whether no call in the program can wait for threads that wait for it.
+
+    On a CPU those of a program are few, and all its devices' too. LAPACK's calls hand them the
+    matrices of a batch, Fourier transforms their rows, and wait (``numerics.lapack``); what others
+    do is not known.
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    arguments = setup._replace(program=program).argument_shapes()
+    lowered = programs.lowerings(program, arguments).values()
+    return not any(WAITS.search(lower().as_text()) for lower in lowered)
 
 
 def most_devices(program: Program, execution: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from problems import job
 
 from lmech import building, tuning
 from lmech.lanes import Record
+from lmech.numerics import lapack
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -109,6 +110,44 @@ def test_devices_are_not_taken_where_copies_of_the_data_have_no_room(monkeypatch
         monkeypatch.setattr(tuning, "free_memory", lambda free=free: free)
         assert tuning.fastest(batch, 2, memo).devices == devices
         assert memo.exists() == (devices == 2)  # another time there may be room
+
+
+@pytest.mark.parametrize(
+    ("waits", "found"),
+    [
+        ({"vmap"}, ("map", 2)),  # as it waits side by side, it is in turn on devices
+        ({"map"}, ("vmap", 2)),
+        ({"map", "vmap"}, ("map", 1)),
+    ],
+)
+def test_no_way_is_taken_in_which_a_call_may_wait_for_ever(monkeypatch, waits, found):
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(3)])
+    monkeypatch.setattr(tuning, "_seconds", lambda _, p, __: (0.1, WAYS[p.mode, p.devices]))
+    monkeypatch.setattr(tuning, "ends", lambda _, program: program.mode not in waits)
+    way = tuning.fastest(batch, 2)
+    assert (way.mode, way.devices) == found
+
+
+@pytest.mark.parametrize(
+    ("f", "side_by_side"),
+    [
+        (jnp.linalg.eigvalsh, False),
+        (lapack.eigvalsh, True),
+        (jnp.fft.fft2, False),
+        (jax.lax.erf, True),
+        (jnp.sort, True),
+    ],
+)
+def test_calls_that_may_wait_for_ever_are_known_by_the_programs_text(f, side_by_side):
+    shapes = jax.ShapeDtypeStruct((4, 50, 50), jnp.float32)
+    text = jax.jit(jax.vmap(f)).lower(shapes).as_text()
+    assert (tuning.WAITS.search(text) is None) is side_by_side
+
+
+def test_a_program_ends_where_its_matrices_are_taken_one_by_one():
+    batch = building.build([job("observables=[sharpness]", f"seed={i}") for i in range(3)])
+    for mode in ("map", "vmap"):
+        assert tuning.ends(batch, replace(batch.program, mode=mode))
 
 
 def test_devices_that_raise_are_not_taken(monkeypatch):

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from pydantic import FiniteFloat
 
 from lmech.datasets import Data, Examples
+from lmech.numerics import lapack
 from lmech.numerics.curvature import dense, hessian
 from lmech.numerics.integration import runge_kutta
 from lmech.observables import Observable, State, Values, memoryless
@@ -176,7 +177,7 @@ def top_eigenvalue(state: State, params: Params) -> jax.Array:
     w, _ = ravel_pytree(params)
     train = state.data.train
     operator = hessian(total_loss(state.problem), params, train, count=count(train))
-    return jnp.linalg.eigvalsh(dense(operator, w.size, w.dtype))[-1]
+    return lapack.eigvalsh(dense(operator, w.size, w.dtype))[-1]
 
 
 def of_scalar(params: Params, _: Examples) -> Solution:
@@ -214,7 +215,7 @@ def of_diagonal(params: Params, examples: Examples) -> Solution:
 
     def step(s: jax.Array) -> tuple[jax.Array, jax.Array]:
         a, b = ends(s)
-        move = -jnp.linalg.solve(4 * (X * (a + b)[None]) @ X.T, X @ (a - b) - y)
+        move = -lapack.solve(4 * (X * (a + b)[None]) @ X.T, X @ (a - b) - y)
         delta = jnp.abs(4 * move @ X).max()
         damping = jnp.where(delta > 0, jnp.log1p(delta) / jnp.maximum(delta, 1e-300), 1.0)
         return s + damping * move, delta
@@ -222,7 +223,7 @@ def of_diagonal(params: Params, examples: Examples) -> Solution:
     a, b = ends(newton(step, jnp.zeros_like(y)))
     kernel = 4 * (X * (a + b)[None]) @ X.T / len(y)
     left = jnp.square(X @ (a - b) - y).mean() / 2
-    return exactly(jnp.linalg.eigvalsh(kernel)[-1])._replace(loss=left)
+    return exactly(lapack.eigvalsh(kernel)[-1])._replace(loss=left)
 
 
 EXACT: dict[frozenset[str], Callable[[Params, Examples], Solution]] = {

@@ -17,7 +17,7 @@ from pydantic import FiniteFloat
 from lmech.datasets import Data, Examples
 from lmech.datasets.transforms import Size
 from lmech.models.declared import Declared
-from lmech.numerics import kernels, trees
+from lmech.numerics import kernels, lapack, trees
 from lmech.observables import (
     Count,
     Memory,
@@ -173,7 +173,7 @@ def kernel_regression() -> Observable:
     def init(state: State) -> Memory:
         x, rates = state.data.train.x, state.scales.learning_rate
         kernel = kernels.empirical_ntk(state.problem.apply, state.params, x, "full", rates)
-        return _Start(state.params, *jnp.linalg.eigh(kernel / len(x)))
+        return _Start(state.params, *lapack.eigh(kernel / len(x)))
 
     def measure(state: State, start: _Start) -> tuple[Memory, Values]:
         (x, y, _), rate = state.data.train, state.hyperparameters["learning_rate"]

@@ -12,6 +12,7 @@ from annotated_types import Ge
 
 from lmech.models.layers import drawer
 from lmech.models.mlp import mlp
+from lmech.numerics import lapack
 from lmech.observables import Observable, State, Values, memoryless
 from lmech.observables.outliers import class_means
 
@@ -73,10 +74,10 @@ def class_curvature() -> Observable:
         each = jax.vmap(curvature)(state.problem.apply(state.params, train.x), train.y)
         members = jax.nn.one_hot(train.y, classes, dtype=each.dtype)
         sums = jnp.tensordot(members.T, each, 1) / len(train.y)  # (n_k/n) Ā_k
-        sizes, rotations = jnp.linalg.eigh(sums)
+        sizes, rotations = lapack.eigh(sums)
         roots = jnp.sqrt(jnp.maximum(sizes, 0))[:, :, None] * jnp.swapaxes(rotations, 1, 2)
         rows = (roots @ jacobians).reshape(classes**2, -1)
-        values = jnp.linalg.eigvalsh(rows @ rows.T)[::-1]
+        values = lapack.eigvalsh(rows @ rows.T)[::-1]
         return {"": values[0], "eigenvalues": values}
 
     return memoryless(measure)

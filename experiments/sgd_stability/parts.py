@@ -14,7 +14,7 @@ from pydantic import FiniteFloat
 
 from lmech.datasets import Data, Examples
 from lmech.datasets.transforms import Size
-from lmech.numerics import curvature, kernels
+from lmech.numerics import curvature, kernels, lapack
 from lmech.observables import (
     Observable,
     State,
@@ -84,7 +84,7 @@ def stability() -> Observable:
         x = training_examples(state, available(state)).x
         hessian = curvature.dense(matrices.operator(state), w.size, w.dtype)
         gram = kernels.empirical_ntk(apply, state.params, x, "full")
-        return {"gram": gram.reshape(-1), "eigenvalues": jnp.linalg.eigvalsh(hessian)}
+        return {"gram": gram.reshape(-1), "eigenvalues": lapack.eigvalsh(hessian)}
 
     return memoryless(measure)
 

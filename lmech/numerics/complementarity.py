@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lmech.numerics import trees
+from lmech.numerics import lapack, trees
 
 ROUNDS = 60
 """Most iterations; about twenty are usual."""
@@ -63,7 +63,7 @@ def solve(quadratic: jax.Array, linear: jax.Array) -> jax.Array:
         def step(wanted: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             """Of M dX M + B[dX] = μX⁻¹ − B[X] + A, dZ = B[dX] + R; and how much of it to go."""
             right = wanted * back @ back - at.z - off
-            dx = _symmetric(jnp.linalg.solve(matrix, right.reshape(k * k)).reshape(k, k))
+            dx = _symmetric(lapack.solve(matrix, right.reshape(k * k)).reshape(k, k))
             dz = _symmetric(applied(dx) + off)
             return dx, dz, jnp.minimum(_room(at.x, dx), _room(at.z, dz))
 
@@ -76,7 +76,7 @@ def solve(quadratic: jax.Array, linear: jax.Array) -> jax.Array:
         # At the end X or Z may be singular to rounding: then the last iterate was it.
         return trees.select(jnp.isfinite(error), there, at._replace(error=jnp.zeros_like(error)))
 
-    needless = jnp.linalg.eigvalsh(a)[-1] <= 0
+    needless = lapack.eigvalsh(a)[-1] <= 0
     start = _Point(START * eye, START * eye, jnp.where(needless, 0, jnp.inf), jnp.int32(0))
     x = lax.while_loop(again, better, start).x * (size / strength)
     return jnp.where(needless, 0, x)
@@ -84,7 +84,7 @@ def solve(quadratic: jax.Array, linear: jax.Array) -> jax.Array:
 
 def _eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues, larger than 0, and eigenvectors of a matrix that is positive definite."""
-    values, vectors = jnp.linalg.eigh(_symmetric(matrix))
+    values, vectors = lapack.eigh(_symmetric(matrix))
     return jnp.maximum(values, jnp.finfo(matrix.dtype).tiny), vectors
 
 
@@ -96,5 +96,5 @@ def _room(matrix: jax.Array, step: jax.Array) -> jax.Array:
     """How much of the step, 1 at most, leaves the matrix well inside the cone."""
     values, vectors = _eigh(matrix)
     root = vectors / jnp.sqrt(values)[None]
-    least = jnp.linalg.eigvalsh(root.T @ step @ root)[0]
+    least = lapack.eigvalsh(root.T @ step @ root)[0]
     return jnp.minimum(1.0, INWARDS / jnp.maximum(-least, jnp.finfo(matrix.dtype).tiny))

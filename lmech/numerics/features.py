@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lmech.numerics import trees
+from lmech.numerics import lapack, trees
 
 Tree = Any
 
@@ -34,7 +34,7 @@ def triangular(features: jax.Array) -> jax.Array:
     Every axis but the last counts rows. The factor of stacked factors has the singular values of
     the stacked features, without the Gram matrix, whose small ones drown in float32.
     """
-    return jnp.linalg.qr(features.reshape(-1, features.shape[-1]), mode="r")
+    return lapack.triangular(features.reshape(-1, features.shape[-1]))
 
 
 def effective_rank(spectrum: jax.Array) -> jax.Array:
@@ -89,7 +89,7 @@ def neural_collapse(
     center = means.mean(axis=0, keepdims=True)
     means, features = means - center, features - center
     # Σ_B = MᵀM / C for M [C, D] with the centred means as rows, so Σ_B⁺ = C M⁺M⁺ᵀ.
-    within = (features - means[labels]) @ jnp.linalg.pinv(means)
+    within = (features - means[labels]) @ lapack.pinv(means)
     norms = jnp.linalg.norm(means, axis=1)
     cosines = means @ means.T / (norms[:, None] * norms[None])
     pairs = 1 - jnp.eye(classes, dtype=features.dtype)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmech.numerics import lapack
+
 
 class Spectrum(NamedTuple):
     """Θ/N = Σ_i λ_i u_i u_iᵀ: ``eigenvalues`` [M] in descending order, ``vectors`` [M, M] in rows.
@@ -18,7 +20,7 @@ class Spectrum(NamedTuple):
 
 def spectrum(kernel: jax.Array, examples: int) -> Spectrum:
     """That of a kernel [M, M] on N ``examples``: M = N, or N·C where the C outputs have one."""
-    values, vectors = jnp.linalg.eigh(kernel / examples)
+    values, vectors = lapack.eigh(kernel / examples)
     return Spectrum(values[::-1], vectors.T[::-1])
 
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lmech.numerics import lapack
+
 Operator = Callable[[jax.Array], jax.Array]  # [K, P] -> [K, P], linear and symmetric
 
 
@@ -65,7 +67,7 @@ def _dots(block: jax.Array, basis: jax.Array) -> jax.Array:
 
 def _whitened(block: jax.Array, floor: float) -> jax.Array:
     """(BBᵀ)^-½ B up to a rotation; zero where an eigenvalue of BBᵀ is below ``floor``."""
-    squares, rotation = jnp.linalg.eigh(block @ block.T)
+    squares, rotation = lapack.eigh(block @ block.T)
     scale = jnp.where(squares > floor, lax.rsqrt(jnp.maximum(squares, floor)), 0)
     return (scale[:, None] * rotation.T) @ block
 
@@ -129,7 +131,7 @@ def _spectrum(space: Space) -> tuple[jax.Array, jax.Array]:
     projected = jnp.where(there[:, None] & there[None], space.projected, 0)
     below = -1 - 2 * jnp.linalg.norm(projected)
     projected = (projected + projected.T) / 2 + jnp.diag(jnp.where(there, 0, below))
-    values, rotation = jnp.linalg.eigh(projected)
+    values, rotation = lapack.eigh(projected)
     return values[::-1], rotation.T[::-1]
 
 
@@ -203,7 +205,7 @@ def quadrature(operator: Operator, vector: jax.Array, depth: int) -> tuple[jax.A
 
     Σ w f(θ) = vᵀf(H)v / vᵀv, exactly for polynomials f of degree < 2D (Golub & Meurant 2009).
     """
-    values, rotation = jnp.linalg.eigh(lanczos(operator, vector, depth).matrix)
+    values, rotation = lapack.eigh(lanczos(operator, vector, depth).matrix)
     return values, jnp.square(rotation[0])
 
 

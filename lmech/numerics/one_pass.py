@@ -18,6 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmech.numerics import lapack
+
 
 class Moments(NamedTuple):
     """Of features and target, in K's eigenbasis: λ [d], p [d] at the start, and Eξ²."""
@@ -40,7 +42,7 @@ def moments(second: jax.Array, cross: jax.Array, square: jax.Array) -> Moments:
 
     Eigenvalues below d times the rounding error of the largest are of features that do not vary.
     """
-    values, vectors = jnp.linalg.eigh(second)
+    values, vectors = lapack.eigh(second)
     least = len(values) * jnp.finfo(second.dtype).eps * values[-1]
     known = values > least
     risks = jnp.where(known, (vectors.T @ cross) ** 2 / jnp.where(known, values, 1), 0)
@@ -55,7 +57,7 @@ def sgd(of: Moments, rate: jax.Array, batch_size: int = 1) -> Curve:
     x = rate * of.eigenvalues
     fed = x / jnp.sqrt(jnp.asarray(batch_size, x.dtype))
     matrix = jnp.diag(-2 * x + x**2 + fed**2) + jnp.outer(fed, fed)
-    growth, vectors = jnp.linalg.eigh(matrix)
+    growth, vectors = lapack.eigh(matrix)
     weights = fed @ vectors
     moving = jnp.where(fed > 0, of.risks / jnp.where(fed > 0, fed, 1), 0)
     still = growth == 0  # a feature that does not vary

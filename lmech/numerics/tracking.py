@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from lmech.numerics import krylov, trees
+from lmech.numerics import krylov, lapack, trees
 from lmech.numerics.control import when
 from lmech.numerics.krylov import Operator, Ritz, Space
 
@@ -71,7 +71,7 @@ def _cold(
     """The top k Ritz vectors [k, P] of Lanczos from a random vector."""
     draws = jax.random.normal(key, (1 + policy.k, size), dtype)
     tridiagonal = krylov.lanczos(operator, draws[0], min(policy.depth, size))
-    _, rotation = jnp.linalg.eigh(tridiagonal.matrix)
+    _, rotation = lapack.eigh(tridiagonal.matrix)
     top = rotation.T[::-1][: policy.k] @ tridiagonal.basis
     block = jnp.pad(top, ((0, policy.k - len(top)), (0, 0)))
     # A Krylov space that ended early leaves zeros: random vectors stand in for them.

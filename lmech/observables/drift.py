@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lmech.numerics import curvature
+from lmech.numerics import curvature, lapack
 from lmech.numerics.integration import runge_kutta
 from lmech.observables import (
     Count,
@@ -72,7 +72,7 @@ def _modified(state: State, eta: jax.Array) -> jax.Array:
 def _principal(state: State, eta: jax.Array) -> jax.Array:
     """H⁻¹ log|1 − ηH| ∇L/η."""
     g = flat(gradient(state))
-    values, vectors = jnp.linalg.eigh(curvature.dense(matrices.operator(state), g.size, g.dtype))
+    values, vectors = lapack.eigh(curvature.dense(matrices.operator(state), g.size, g.dtype))
     x = eta * values
     flat_enough = jnp.abs(x) < jnp.finfo(g.dtype).eps ** 0.5
     safe = jnp.where(flat_enough, 1, x)

@@ -11,7 +11,7 @@ from jax.scipy.special import entr
 
 from lmech.datasets import Examples
 from lmech.losses import by_example
-from lmech.numerics import features, trees
+from lmech.numerics import features, lapack, trees
 from lmech.observables import Count, Memory, Observable, State, Values, memoryless
 from lmech.observables import training_examples as probes
 from lmech.problem import count, has_labels, masked
@@ -340,7 +340,7 @@ def effective_rank(examples: Count | None = None, microbatch: Count | None = Non
         found = features.in_microbatches(factors, chosen, microbatch or state.microbatch)
         return {
             layer.replace("/", "_"): features.effective_rank(
-                jnp.linalg.svd(features.triangular(factor), compute_uv=False)
+                lapack.singular_values(features.triangular(factor))
             )
             for layer, factor in found.items()
         }

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from lmech import seeds
 from lmech.datasets import Examples
 from lmech.losses import targets
-from lmech.numerics import features, kernels, tracking
+from lmech.numerics import features, kernels, lapack, tracking
 from lmech.numerics.kernels import Reduction
 from lmech.numerics.krylov import Operator
 from lmech.numerics.tracking import Policy
@@ -93,7 +93,7 @@ def ntk(
         K, (x, y, _) = kernel(state), probes(state)
         f = state.problem.apply(state.params, x)
         Y = targets(y, f).reshape(-1, f.shape[-1])
-        eigenvalues = jnp.linalg.eigvalsh(K)[::-1] / len(Y)
+        eigenvalues = lapack.eigvalsh(K)[::-1] / len(Y)
         steps = (state.step - memory.step).astype(K.dtype)
         moved = kernels.kernel_distance(K, memory.last)
         return _Kernels(memory.first, K, state.step), {

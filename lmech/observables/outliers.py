@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lmech.numerics import curvature
+from lmech.numerics import curvature, lapack
 from lmech.observables import Count, Observable, State, Values, matrices, memoryless
 from lmech.observables import training_examples as chosen_examples
 from lmech.observables.matrices import Matrix
@@ -44,7 +44,7 @@ def outlier_overlap(
                 f"{w.size}: set model.width lower, or take spectral_density"
             )
         operator = matrices.operator(state, matrix, examples, microbatch)
-        values, vectors = jnp.linalg.eigh(curvature.dense(operator, w.size, w.dtype))
+        values, vectors = lapack.eigh(curvature.dense(operator, w.size, w.dtype))
         basis = _span(class_means(state, examples))
         overlaps = jnp.square(basis @ vectors[:, ::-1]).sum(axis=0)
         directions = jnp.square(basis).sum()
@@ -87,7 +87,7 @@ def class_means(state: State, examples: int | None) -> jax.Array:
 
 def _span(rows: jax.Array) -> jax.Array:
     """Orthonormal basis of the rows' span, as many rows; zeros where they depend on others."""
-    _, sizes, basis = jnp.linalg.svd(rows, full_matrices=False)
+    _, sizes, basis = lapack.svd(rows)
     rounding = max(rows.shape) * float(jnp.finfo(rows.dtype).eps)
     there = jnp.where(sizes > rounding * sizes[0], 1, 0)
     basis = basis * there[:, None].astype(rows.dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from matfree import stochtrace
 
 from lmech import seeds
-from lmech.numerics import curvature, krylov
+from lmech.numerics import curvature, krylov, lapack
 from lmech.numerics.curvature import Operator
 from lmech.observables import Count, Observable, State, Values, matrices, memoryless
 from lmech.observables.matrices import Matrix, flat
@@ -143,7 +143,7 @@ def spectral_density(
         operator = matrices.operator(state, matrix, examples, microbatch)
         w = flat(state.params)
         if samples is None:
-            nodes = jnp.linalg.eigvalsh(_dense(operator, state))
+            nodes = lapack.eigvalsh(_dense(operator, state))
             return {"nodes": nodes, "weights": jnp.full_like(nodes, 1 / w.size)}
         draws = jax.random.normal(_key(state), (samples, w.size), w.dtype)
         steps = min(depth, w.size)
