@@ -147,7 +147,7 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
         if ends(setup, other):
             steps[other] = _seconds(setup, other, size)[1]
         best = min(steps, key=steps.__getitem__)
-        if devices > best.devices and ends(setup, best):
+        if devices > best.devices and (best is other or ends(setup, best)):
             steps[apart[best]] = _seconds(setup, apart[best], size)[1]
             best = min(steps, key=steps.__getitem__)
         if memo and devices == max(usual.devices, min(most, members)):  # memory is not short
