@@ -152,7 +152,7 @@ def by_the_step(peer: ModuleType, folder: Path, asked: Asked) -> Table:
             wall, cpu = (seconds * 1e3 for seconds in turns.middle(side))
             rows.append([width, side, wall, cpu, *turns.ratio("mup", side)])
         faster = max(modes, key=lambda mode: turns.ratio("mup", mode)[0].median)
-        ratio = turns.ratio("mup", faster)[0].median
+        ratio = turns.ratio("mup", faster)[0]
         targets.append(
             Target(f"mup's step over lmech's ({faster}), width {width}", ratio, "≥", 1.0)
         )
