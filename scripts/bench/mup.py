@@ -45,6 +45,7 @@ PARAMETRIZATION = ("parametrization=mup", "parametrization.base_width=256")
 CHUNK = 50
 CHUNKS = 3
 """Of the runs that are timed by the step; the first one is not."""
+TOLD = Path("$LMECH_DATA", cifar10.SOURCE.folder)
 ROUNDING = 1e-3
 """Largest relative difference of a loss in the first steps that is put down to float32."""
 FIRST = 20
@@ -231,7 +232,7 @@ def whole(room: Path, folder: Path, asked: Asked) -> Iterator[Table]:
         (*columns, "wall over lmech's", "CPU over lmech's"),
         rows,
         commands=tuple(
-            " ".join(["python", *peer_command(Path(f"{way}.json"), folder, way, steps, 0)[1:]])
+            " ".join(["python", *peer_command(Path(f"{way}.json"), TOLD, way, steps, 0)[1:]])
             for way in ("tensor", "loader")
         ),
     )

@@ -132,7 +132,7 @@ def measure(asked: Asked) -> Iterator[Table]:
 
 def beside(asked: Asked) -> Table:
     """All outputs of fc-tanh, lmech's and neural-tangents'."""
-    title, python = "fc-tanh, all outputs", asked.peers / "neural-tangents" / "bin" / "python"
+    title, python = "fc-tanh, all outputs", asked.peers / "neural-tangents/bin/python"
     if not python.exists():
         return Table(title, (), (), f"skipped: no {python}: see --help for its environment")
     n = asked.size(BESIDE, 5)
@@ -174,5 +174,5 @@ def beside(asked: Asked) -> Table:
                 LIMITS,
             ),
         ),
-        tuple(f"{python} {PEER.name} {way} {n}" for way in IMPLEMENTATIONS),
+        tuple(f"neural-tangents/bin/python {PEER.name} {way} {n}" for way in IMPLEMENTATIONS),
     )
