@@ -283,10 +283,25 @@ def test_the_originals_costs_are_read_off_its_printed_lines():
 
 
 def test_a_slope_is_the_exponent_of_the_larger_half():
-    points = [(size, np.asarray([size**1.5, 2 * size**1.5, 9e9])) for size in (8, 16, 32, 64)]
-    flat = [(1, np.asarray([5.0] * 3)), (2, np.asarray([5.0] * 3)), *points[1:]]
+    points = [(size, Ratio(size**1.5, 0.0, 9e9)) for size in (8, 16, 32, 64)]
+    flat = [(1, Ratio(5.0, 5.0, 5.0)), (2, Ratio(5.0, 5.0, 5.0)), *points[1:]]
     assert scaling.slope(points) == pytest.approx(1.5)
     assert scaling.slope(flat[1:]) == pytest.approx(1.5)
+
+
+def test_one_more_observable_costs_what_a_step_takes_longer_times_the_steps_between():
+    points = [(n, Ratio(ms, ms, ms)) for n, ms in ((1, 2.0), (2, 2.5), (3, 6.5))]
+    told = scaling.added("observables", {"digits": points})
+    assert [row[0] for row in told.rows] == list(scaling.OBSERVABLES[:3])
+    assert [row[2] for row in told.rows] == [None, 5.0, 40.0]
+
+
+def test_a_figure_is_drawn_from_the_tables(tmp_path):
+    sized = scaling.sized("members", {"map": [(n, Ratio(n, n, 2.0 * n)) for n in (1, 2, 4)]})
+    points = [(n, Ratio(ms, ms, ms)) for n, ms in ((1, 2.0), (2, 2.5))]
+    told = scaling.added("observables", {"digits": points})
+    scaling.figure([sized, sized, sized, told], tmp_path / "new" / "a.png")
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_a_gpu_the_table_says_that_nothing_was_measured():

@@ -1,14 +1,16 @@
-"""What a step costs as the problem grows, one axis at a time; a log–log figure beside the table.
+"""What a step costs as the problem grows, one axis at a time; a figure of the tables beside them.
 
 Parameters: fc-tanh 3072-n-n-10 on 1,000 random images, n from 25 to 1,600. Examples: fc-tanh with
 n = 200 on 100 to 25,600 images, full batch. Members: 1 to 64 runs of digits (tanh, width 64) in one
-program, in turn (``map``) and side by side (``vmap``). Observables: digits, 1 to 8 of them, each
-measured every 10 steps, in the order of the table. Times are those of the engine's loop with what
-it records, without start and compilation; a slope is of the last octaves, by least squares.
+program, in turn (``map``) and side by side (``vmap``). Observables: digits, one more at a time,
+each measured every 10 steps. Times are those of the engine's loop with what it records, without
+start and compilation; a slope is of the upper half of the sizes, by least squares.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ from lmech.lanes import Record
 from lmech.numerics.precision import numerics
 from scripts.bench import fc
 from scripts.bench.asked import Asked
-from scripts.bench.tables import Cell, Table
+from scripts.bench.tables import Cell, Ratio, Table
 from scripts.bench.timing import clocks, ratio_of, same_threads
 
 CHUNKS = 3
@@ -27,8 +29,11 @@ CHUNKS = 3
 OBSERVABLES = ("loss", "accuracy", "weights", "dead_units", "effective_rank", "trace")
 OBSERVABLES = (*OBSERVABLES, "sharpness", "spectral_density")
 DIGITS = ("dataset=digits", "model=mlp", "model.width=64", "model.activation=tanh")
-Points = list[tuple[float, np.ndarray]]
-"""Size, and milliseconds of wall time a step [repetitions]."""
+EVERY = 10
+"""Steps between two measurements of an observable."""
+FIGURE = "figures/scaling.png"
+Points = list[tuple[int, Ratio]]
+"""Size, and milliseconds of wall time a step: median and range over the repetitions."""
 
 
 def setup(words: Sequence[str], chunk: int, members: int = 1) -> Setup:
@@ -50,22 +55,22 @@ def a_step(built: Setup, chunk: int) -> np.ndarray:
     return (arrivals[CHUNKS - 1] - arrivals[0]) / (chunk * (CHUNKS - 1))
 
 
-def repeated(built: Setup, chunk: int, asked: Asked) -> np.ndarray:
+def repeated(built: Setup, chunk: int, asked: Asked) -> Ratio:
     """Milliseconds of wall time, after one run to compile."""
     a_step(built, chunk)
-    return np.asarray([a_step(built, chunk)[0] for _ in range(asked.repetitions)]) * 1e3
+    return ratio_of([a_step(built, chunk)[0] * 1e3 for _ in range(asked.repetitions)])
 
 
 def measure(asked: Asked) -> Iterator[Table]:
     """The axes, and their figure."""
     same_threads(asked.threads)
-    found: dict[str, dict[str, Points]] = {}
+    parts: list[Table] = []
     with numerics():
-        for axis, sizes in AXES.items():
-            found[axis] = sizes(asked)
-            yield table(axis, found[axis])
-    asked.out.mkdir(parents=True, exist_ok=True)
-    figure(found, asked)
+        for axis, (sizes, told) in AXES.items():
+            parts.append(told(axis, sizes(asked)))
+            yield parts[-1]
+    figure(parts, asked.out / FIGURE)
+    yield Table("all of them", (), (), f"![What a step costs against each axis]({FIGURE})")
 
 
 def parameters(asked: Asked) -> dict[str, Points]:
@@ -110,59 +115,84 @@ def observables(asked: Asked) -> dict[str, Points]:
         chosen = OBSERVABLES[:count]
         words = [*DIGITS, f"observables=[{','.join(chosen)}]"]
         job = config.resolve(config.compose(words))
-        words += [f"observables.{name}.every=10" for name in job["observables"]]
+        words += [f"observables.{name}.every={EVERY}" for name in job["observables"]]
         words[-1:] = [words[-1], "observables.train_loss.every=1"]
         points.append((count, repeated(setup(words, 50), 50, asked)))
     return {"digits": points}
 
 
-AXES = {
-    "parameters": parameters,
-    "examples": examples,
-    "members": members,
-    "observables": observables,
-}
-
-
 def slope(points: Points) -> float:
     """Of log time against log size, over the upper half of the sizes."""
     upper = points[len(points) // 2 - 1 :] if len(points) > 2 else points
-    sizes, times = zip(*((size, np.median(ms)) for size, ms in upper), strict=True)
+    sizes, times = zip(*((size, ms.median) for size, ms in upper), strict=True)
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
-def table(axis: str, lines: dict[str, Points]) -> Table:
-    """An axis."""
-    rows: list[list[Cell]] = []
-    for name, points in lines.items():
-        rows += [[name, size, ratio_of(ms), ratio_of(ms / size)] for size, ms in points]
+def sized(axis: str, lines: dict[str, Points]) -> Table:
+    """An axis of sizes."""
+    rows: list[list[Cell]] = [
+        [name, size, ms, Ratio(*(each / size for each in ms))]
+        for name, points in lines.items()
+        for size, ms in points
+    ]
     slopes = "; ".join(f"{name}: {slope(points):.2f}" for name, points in lines.items())
     columns = ("line", axis, "ms a step", f"over the {axis}")
-    note = f"Slopes, log–log: {slopes}."
-    if axis == "observables":
-        note += f" In this order: {', '.join(OBSERVABLES)}."
+    return Table(f"cost against {axis}", columns, rows, f"Slopes, log–log: {slopes}.")
+
+
+def added(axis: str, lines: dict[str, Points]) -> Table:
+    """An axis of things that cost each its own: what one more of them takes."""
+    rows: list[list[Cell]] = []
+    for points in lines.values():
+        before = None
+        for name, (_, ms) in zip(OBSERVABLES, points, strict=False):
+            more = None if before is None else EVERY * (ms.median - before)
+            rows.append([name, ms, more])
+            before = ms.median
+    columns = ("with this one too", "ms a step", "ms a measurement of it")
+    note = f"Each every {EVERY} steps; the last column is the difference of two medians."
     return Table(f"cost against {axis}", columns, rows, note)
 
 
-def figure(found: dict[str, dict[str, Points]], asked: Asked) -> None:
-    """One panel an axis, into ``scaling.png``."""
+AXES = {
+    "parameters": (parameters, sized),
+    "examples": (examples, sized),
+    "members": (members, sized),
+    "observables": (observables, added),
+}
+
+
+def figure(parts: Sequence[Table], path: Path) -> None:
+    """One panel a table: log–log where it has sizes, else a bar a row."""
     import matplotlib as mpl  # noqa: PLC0415 - only here
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    drawn, axes = plt.subplots(2, 2, figsize=(8, 6), layout="constrained")
-    for ax, (axis, lines) in zip(axes.flat, found.items(), strict=True):
-        for name, points in lines.items():
-            sizes = np.asarray([size for size, _ in points])
-            middle, low, high = (
-                np.asarray([kind(ms) for _, ms in points]) for kind in (np.median, np.min, np.max)
-            )
-            label = f"{name}: slope {slope(points):.2f}"
-            (line,) = ax.loglog(sizes, middle, "o-", label=label)
-            ax.fill_between(sizes, low, high, color=line.get_color(), alpha=0.2)
-            ax.loglog(sizes, middle[-1] * sizes / sizes[-1], ":", color="grey", linewidth=1)
-        ax.set(xlabel=axis, ylabel="ms a step")
-        ax.legend(title="dotted: proportional", fontsize="small")
-    drawn.savefig(asked.out / "scaling.png", dpi=120)
+    drawn, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    for ax, part in zip(axes.flat, parts, strict=True):
+        if len(part.columns) == len(("line", "size", "ms", "over")):
+            _lines(ax, part)
+        else:
+            names, times = [row[0] for row in part.rows], [row[1].median for row in part.rows]
+            ax.barh(names, times, log=True)
+            ax.bar_label(ax.containers[0], fmt="{:.2g}", padding=2, fontsize="small")
+            ax.invert_yaxis()
+            ax.margins(x=0.15)
+            ax.set(xlabel="ms a step, with this observable and those above it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=110)
     plt.close(drawn)
+
+
+def _lines(ax: Any, part: Table) -> None:
+    """Medians with their range, and what is proportional to the size."""
+    for name in dict.fromkeys(row[0] for row in part.rows):
+        points = [(row[1], row[2]) for row in part.rows if row[0] == name]
+        sizes = np.asarray([size for size, _ in points])
+        middle, low, high = np.asarray([ms for _, ms in points]).T
+        (line,) = ax.loglog(sizes, middle, "o-", label=f"{name}: slope {slope(points):.2f}")
+        ax.fill_between(sizes, low, high, color=line.get_color(), alpha=0.2)
+        ax.loglog(sizes, middle[-1] * sizes / sizes[-1], ":", color="grey", linewidth=1)
+    ax.set(xlabel=part.columns[1], ylabel="ms a step")
+    ax.legend(title="dotted: proportional", fontsize="small")
