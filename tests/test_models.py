@@ -21,7 +21,7 @@ from lmech.models.resmlp import resmlp
 from lmech.models.resnet import resnet
 from lmech.models.transformer import transformer
 from lmech.models.vit import vit
-from lmech.numerics import trees
+from lmech.numerics import kernels, trees
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -548,3 +548,13 @@ def test_a_model_of_tokens_has_the_precision_of_the_config(dtype):
     shapes = modelling.shapes_of(problem)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(dtype)}
     assert jax.eval_shape(problem.apply, shapes, x).dtype == dtype
+
+
+@EACH
+def test_the_tangent_kernel_is_that_of_jaxs_jacobian(name):
+    model, leaves, x = case(name)
+    J = jax.jit(jax.jacrev(lambda leaves: run(model, leaves, x)))(leaves)
+    rows = run(model, leaves, x).size
+    flat = np.concatenate([np.asarray(leaf).reshape(rows, -1) for leaf in J.values()], axis=1)
+    found = jax.jit(lambda: kernels.empirical_ntk(lambda p, x: run(model, p, x), leaves, x))()
+    np.testing.assert_allclose(found, flat @ flat.T, rtol=1e-9, atol=1e-9 * np.abs(flat).max() ** 2)

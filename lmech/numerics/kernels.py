@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lmech.numerics import trees
+from lmech.numerics import factors, trees
+from lmech.numerics.factors import Factored
 from lmech.numerics.features import in_microbatches
 from lmech.numerics.krylov import Operator
 
@@ -23,7 +24,8 @@ REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "trace": lambda f: f.reshape(len(f), -1, f.shape[-1]) / math.sqrt(f.shape[-1]),
     "sum_logits": lambda f: f.sum(axis=-1).reshape(len(f), -1, 1),
 }
-BLOCK_BYTES = 2**29  # of gradients kept, and of what differentiating needs, at a time
+BLOCK_BYTES = 2**29  # of gradients kept, what differentiating needs, a kernel's part, at a time
+ENTRY_BYTES = 8  # of a kernel's entry, at most
 
 
 def empirical_ntk(
@@ -47,12 +49,14 @@ def empirical_ntk(
     Of sequences, outputs [N, T, C], each position counts as an example: [N·T·C, N·T·C] and
     [N·T, N·T], rows in the order (example, position, output).
 
-    Only two blocks of ``block`` examples' gradients are alive at a time (None: so many that one
-    takes at most 512 MiB), contracted tensor by tensor. A block's gradients are computed once a
-    pair of blocks, and the contractions are about N²P multiplications for ``sum_logits``, C times
-    that for ``trace``, C² times for ``full`` (half of it where there are many blocks). ``group``
-    is the number of consecutive examples that interact (None: ``interacting``); groups are
-    differentiated on their own, each of their outputs through the whole group.
+    Only two blocks of ``block`` examples' gradients are alive at a time (None: so many that one,
+    and a block of the kernel, take at most 512 MiB), contracted tensor by tensor. A block's
+    gradients are computed once a pair of blocks. A dense layer's gradients stay outer products
+    (``factors``): the contraction is some N²(i + o) multiplications for ``sum_logits``, N²(i + Co)
+    for ``trace`` and N²(i + C²o) for ``full``. Of another tensor, of p entries, it is N²p, CN²p and
+    C²N²p (half of it where there are many blocks). ``group`` is the number of consecutive examples
+    that interact (None: ``interacting``); groups are differentiated on their own, each of their
+    outputs through the whole group.
 
     Raises ValueError for no examples, and if ``group`` does not divide N and ``block``.
     """
@@ -64,8 +68,9 @@ def empirical_ntk(
     def outputs(params: Tree, x: jax.Array) -> jax.Array:
         return REDUCTIONS[reduction](apply(params, x))
 
-    _, rows, summed = jax.eval_shape(outputs, params, x[:group]).shape
-    size = _block(n, group, block, rows * summed * _bytes(params))
+    rows = jax.eval_shape(outputs, params, x[:group]).shape[1]
+    one = jax.eval_shape(lambda x: jacobian(outputs, params, x, group), x[:group])
+    size = _block(n, group, block, _bytes(one) // group, rows)
 
     def gradients(start: jax.Array | int) -> Tree:
         inputs = lax.dynamic_slice_in_dim(x, start, size)
@@ -126,10 +131,11 @@ def _bytes(tree: Tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _block(n: int, group: int, block: int | None, example_bytes: int) -> int:
+def _block(n: int, group: int, block: int | None, example_bytes: int, rows: int) -> int:
     """Examples a block: a multiple of the group, as asked for or as the budget allows."""
     if block is None:
-        block = group * max(1, BLOCK_BYTES // (group * example_bytes))
+        fit = min(BLOCK_BYTES // example_bytes, math.isqrt(BLOCK_BYTES // ENTRY_BYTES) // rows)
+        block = group * max(1, fit // group)
     if n % group or (block < n and block % group):
         raise ValueError(
             f"examples interact in groups of {group}: their number ({n}) and the kernel's block "
@@ -141,27 +147,41 @@ def _block(n: int, group: int, block: int | None, example_bytes: int) -> int:
 def jacobian(outputs: Apply, params: Tree, x: jax.Array, group: int = 1) -> Tree:
     """J of outputs [N, R, S] as a tree with leaves [N·R, S·p], p the size of the tensor.
 
-    ``group`` consecutive examples are differentiated on their own, as many groups side by side as
-    fit into 512 MiB with what backpropagation keeps of them.
+    A leaf is Factored where the tensor meets one vector per example. ``group`` consecutive examples
+    are differentiated on their own, as many groups side by side as fit into 512 MiB with what
+    backpropagation keeps of them.
     """
     n = len(x)
     groups = x.reshape(n // group, group, *x.shape[1:])
+    derivative = factors.derivative(outputs, params, groups[0])
 
     def one(members: jax.Array) -> Tree:
-        return jax.jacrev(lambda params: outputs(params, members))(params)
+        return derivative.jacobian(params, members)
 
     def pullback(params: Tree, members: jax.Array) -> tuple[jax.Array, Tree]:
         return jax.vjp(lambda params: outputs(params, members), params)
 
     value, kept = jax.eval_shape(pullback, params, groups[0])
-    size = max(1, BLOCK_BYTES // (value.size * (_bytes(kept) + _bytes(params))))
+    made = jax.eval_shape(one, groups[0])
+    size = max(1, BLOCK_BYTES // (value.size * _bytes(kept) + _bytes(made)))
     each = jax.vmap(one)(groups) if size >= len(groups) else lax.map(one, groups, batch_size=size)
-    return jax.tree.map(lambda leaf: leaf.reshape(n * leaf.shape[2], -1), each)
+
+    def rows(leaf: jax.Array) -> jax.Array:  # [N/G, G, R, S, …]
+        return leaf.reshape(n * leaf.shape[2], -1)
+
+    def rows_of(leaf: Factored | jax.Array) -> Factored | jax.Array:
+        return leaf._replace(slopes=rows(leaf.slopes)) if _factored(leaf) else rows(leaf)
+
+    return jax.tree.map(rows_of, each, is_leaf=_factored)
+
+
+def _factored(leaf: Any) -> bool:
+    return isinstance(leaf, Factored)
 
 
 def contract(a: Tree, b: Tree, rates: Tree | None = None) -> jax.Array:
     """Σ over the tensors of C · A Bᵀ, from leaves [M, p] and [M', p] to [M, M']."""
-    products = jax.tree.map(lambda a, b: a @ b.T, a, b)
+    products = jax.tree.map(factors.products, a, b, is_leaf=_factored)
     if rates is not None:
         products = trees.multiply(rates, products)
     return reduce(jnp.add, jax.tree.leaves(products))
