@@ -26,21 +26,25 @@ def moments(
 
     Else what takes [0, brightest] to [0, 1] (``none``) or to [−1, 1] (``symmetric``).
 
-    Integer sums are exact, so no float64 copy of the whole set is made; a pixel that never
-    varies gets 1 for its standard deviation.
+    Sums of pixels are exact in float64, in any order, so no such copy of the whole set is made; a
+    pixel that never varies gets 1 for its standard deviation.
     """
     if standardize == "none":
         return np.zeros(1), np.full(1, float(brightest))
     if standardize == "symmetric":
         return np.full(1, brightest / 2), np.full(1, brightest / 2)
     axes = 0 if standardize == "pixel" else tuple(range(x.ndim))
-    exact = np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64
     count = len(x) if standardize == "pixel" else x.size
-    mean = x.sum(axis=axes, dtype=exact) / count
-    squares = sum(np.square(part.astype(exact)).sum(axis=axes) for part in _parts(x)) / count
+    mean, squares = np.sum([_sums(part, axes) for part in _parts(x)], axis=0) / count
     variance = np.maximum(squares - mean**2, 0)
     std = np.sqrt(np.where(variance > 1e-12 * squares, variance, 1))
     return np.asarray(mean), np.asarray(std)
+
+
+def _sums(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    """Σx and Σx² [2, …]."""
+    values = x.astype(np.float64)
+    return np.stack([values.sum(axis=axes), np.square(values, out=values).sum(axis=axes)])
 
 
 def _parts(x: np.ndarray) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, jaxpr_as_fun
 
 Tree = Any
 Name = int
@@ -37,9 +37,9 @@ class Factored(NamedTuple):
     """[N·R, S·o]"""
 
 
-def products(a: Factored | jax.Array, b: Factored | jax.Array) -> jax.Array:
+def products(a: Any, b: Any) -> jax.Array:
     """A Bᵀ [M, M'] of gradients [M, p] and [M', p], both factored or neither."""
-    if not isinstance(a, Factored) or not isinstance(b, Factored):
+    if not isinstance(a, Factored):
         return a @ b.T
     slopes, inputs = a.slopes @ b.slopes.T, a.inputs @ b.inputs.T
     each = slopes.reshape(len(a.inputs), -1, len(b.inputs), len(slopes.T) // len(b.inputs))
@@ -49,7 +49,7 @@ def products(a: Factored | jax.Array, b: Factored | jax.Array) -> jax.Array:
 class _Call(NamedTuple):
     """An operation, and the values that it takes and gives."""
 
-    equation: JaxprEqn
+    equation: Any
     run: Callable[[Sequence[Any]], Sequence[Any]]
     given: tuple[Name, ...]
     made: tuple[Name, ...]
@@ -158,7 +158,7 @@ def _flat(closed: ClosedJaxpr) -> _Program:
     return _Program(calls, constants, inputs, tuple(walk(closed, inputs)))
 
 
-def _alone(jaxpr: Jaxpr, equation: JaxprEqn) -> Callable[[Sequence[Any]], Sequence[Any]]:
+def _alone(jaxpr: Jaxpr, equation: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """The operation as a function of all its operands."""
     places = {v: i for i, v in enumerate(equation.invars) if not isinstance(v, Literal)}
     single = jaxpr.replace(
@@ -194,7 +194,7 @@ def _weights(program: _Program, places: Sequence[Name]) -> Iterator[tuple[int, _
             (name,) = made  # noqa: PLW2901 - followed to where it is used
 
 
-def _one_vector(equation: JaxprEqn, side: int) -> bool:
+def _one_vector(equation: Any, side: int) -> bool:
     """Whether the operand of that side has no axis but those that are summed over."""
     summed, together = equation.params["dimension_numbers"]
     shape = equation.invars[side].aval.shape

@@ -169,10 +169,12 @@ def jacobian(outputs: Apply, params: Tree, x: jax.Array, group: int = 1) -> Tree
     def rows(leaf: jax.Array) -> jax.Array:  # [N/G, G, R, S, …]
         return leaf.reshape(n * leaf.shape[2], -1)
 
-    def rows_of(leaf: Factored | jax.Array) -> Factored | jax.Array:
-        return leaf._replace(slopes=rows(leaf.slopes)) if _factored(leaf) else rows(leaf)
+    def whole(leaf: Factored | jax.Array) -> Factored | jax.Array:
+        if isinstance(leaf, Factored):
+            return Factored(leaf.inputs, rows(leaf.slopes))
+        return rows(leaf)
 
-    return jax.tree.map(rows_of, each, is_leaf=_factored)
+    return jax.tree.map(whole, each, is_leaf=_factored)
 
 
 def _factored(leaf: Any) -> bool:
@@ -198,9 +200,7 @@ def ntk_products(
 
     JᵀU by reverse mode, summed over the microbatches, then J (C JᵀU) by forward mode: K passes
     each way over all examples, and memory for K copies of the parameters beside a microbatch.
-    Where examples interact, ``microbatch`` is a multiple of the group. The whole Θ of a fully
-    connected net with many outputs is cheaper as the product with blocks of the identity than from
-    gradients: forward mode gives all outputs of an example at once (Novak et al. 2022).
+    Where examples interact, ``microbatch`` is a multiple of the group.
     """
     shape = jax.eval_shape(apply, params, x).shape
 
