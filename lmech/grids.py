@@ -36,7 +36,7 @@ class Grid(NamedTuple):
     @property
     def best(self) -> int:
         """Index of the best grid point."""
-        return int(self.f.argmin())
+        return int(np.argmin(self.f))
 
     @property
     def position(self) -> str:

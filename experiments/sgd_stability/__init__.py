@@ -83,7 +83,7 @@ def _minimum(run: Run) -> dict[str, Any]:
     kernel = np.asarray(run.column("stability_gram").iloc[-1])
     kernel = kernel.reshape(round(kernel.size**0.5), -1)
     rate, size = labels["rate"], labels["batch"]
-    trace, squares = values.sum(), np.square(values).sum()
+    trace, squares = float(values.sum()), float(np.square(values).sum())
     numbers = (
         rate * trace,
         rate * values.max(),
@@ -215,7 +215,7 @@ def curves(
     """Learning rates as functions of B: the exact boundaries and what bounds them."""
     kernel = gram(int(examples), cosine, spread)
     own, n = recursion.problem(kernel), len(kernel)
-    trace, squares = own.curvatures.sum(), np.square(own.curvatures).sum()
+    trace, squares = float(own.curvatures.sum()), float(np.square(own.curvatures).sum())
     bernoulli = recursion.WEIGHTS["bernoulli"]
     return {
         "exact": lambda size: recursion.boundary(own, _weights(n, size)),

@@ -89,7 +89,7 @@ def crossing(u: np.ndarray, loss: np.ndarray, level: float) -> float:
 
     Before an infinite loss it is the last finite point; infinite if there is none.
     """
-    best = int(loss.argmin())
+    best = int(np.argmin(loss))
     above = np.flatnonzero(loss[best:] > level)
     if not len(above):
         return np.inf

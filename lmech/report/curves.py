@@ -67,7 +67,7 @@ def thin(values: np.ndarray, most: int) -> np.ndarray:
     for part in np.array_split(np.arange(len(values)), stretches):
         known, gaps = part[~missing[part]], part[missing[part]]
         if len(known):
-            kept |= {known[values[known].argmin()], known[values[known].argmax()]}
+            kept |= {int(known[f(values[known])]) for f in (np.argmin, np.argmax)}
         if len(gaps):
             kept.add(gaps[0])
     return np.array(sorted(kept))
