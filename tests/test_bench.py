@@ -290,10 +290,12 @@ def test_a_slope_is_the_exponent_of_the_larger_half():
 
 
 def test_one_more_observable_costs_what_a_step_takes_longer_times_the_steps_between():
-    points = [(n, Ratio(ms, ms, ms)) for n, ms in ((1, 2.0), (2, 2.5), (3, 6.5))]
+    points = [
+        (n, Ratio(ms, ms - 0.1, ms + 0.1)) for n, ms in ((1, 2.0), (2, 2.5), (3, 6.5), (4, 6.6))
+    ]
     told = scaling.added("observables", {"digits": points})
-    assert [row[0] for row in told.rows] == list(scaling.OBSERVABLES[:3])
-    assert [row[2] for row in told.rows] == [None, 5.0, 40.0]
+    assert [row[0] for row in told.rows] == list(scaling.OBSERVABLES[:4])
+    assert [row[2] for row in told.rows] == [None, 5.0, 40.0, None]
 
 
 def test_a_figure_is_drawn_from_the_tables(tmp_path):

@@ -26,8 +26,8 @@ def moments(
 
     Else what takes [0, brightest] to [0, 1] (``none``) or to [−1, 1] (``symmetric``).
 
-    Sums of pixels are exact in float64, in any order, so no such copy of the whole set is made; a
-    pixel that never varies gets 1 for its standard deviation.
+    Sums of pixels of 8 bits are exact in float64, in any order, so no such copy of the whole set is
+    made; a pixel that never varies gets 1 for its standard deviation.
     """
     if standardize == "none":
         return np.zeros(1), np.full(1, float(brightest))

@@ -4,8 +4,10 @@ A layer z = aW that meets one vector a per example has ∂f/∂W = a ⊗ ∂f/�
 outputs have the inner product (a·a′)(∂f/∂z · ∂f′/∂z): two numbers from fan-in and fan-out entries
 in place of one from their product (*structured derivatives*, Novak et al. 2022, "Fast finite width
 neural tangent kernel"). Which parameters are such a W is read off the jaxpr of one example; all
-others, a convolution's or one that is used twice, are differentiated as any function is. No model
-needs a word about it.
+others are differentiated as any function is: a convolution's, one that is used twice or meets
+several vectors (a sequence's positions, a group's examples), one inside a loop, a checkpoint or a
+function with a rule of its own. No model needs a word about it. A rule for derivatives may not
+close over the parameters: JAX says so where one does.
 """
 
 import math
@@ -21,14 +23,13 @@ from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal, jaxpr_as_fun
 Tree = Any
 Name = int
 """Of a value that a program computes."""
-CALLS = ("jit", "pjit", "closed_call")
 SAME_ENTRIES = ("reshape", "squeeze", "transpose", "expand_dims", "copy")
 
 
 class Factored(NamedTuple):
     """Gradients [N·R, S·p] by a weight of p = i·o entries, each row an outer product or S of them.
 
-    Row (n, r) holds S gradients ``inputs[n] ⊗ slopes[n·R + r, s]``.
+    Row (n, r) holds the S gradients ``inputs[n] ⊗ slopes[n·R + r, s]``.
     """
 
     inputs: jax.Array
@@ -37,7 +38,7 @@ class Factored(NamedTuple):
     """[N·R, S·o]"""
 
 
-def products(a: Any, b: Any) -> jax.Array:
+def inner_products(a: Any, b: Any) -> jax.Array:
     """A Bᵀ [M, M'] of gradients [M, p] and [M', p], both factored or neither."""
     if not isinstance(a, Factored):
         return a @ b.T
@@ -61,7 +62,7 @@ class _Program(NamedTuple):
     calls: list[_Call]
     constants: dict[Name, Any]
     inputs: tuple[Name, ...]
-    outputs: tuple[Name, ...]
+    output: Name
 
 
 class _Weight(NamedTuple):
@@ -70,62 +71,81 @@ class _Weight(NamedTuple):
     call: int
     """Which of the program's."""
     vector: Name
-    scales: tuple[Name, ...]
-    """Scalars that it was multiplied by before."""
+    factors: tuple[tuple[Name | None, int], ...]
+    """Scalars, with a power of 1 or −1, that it was multiplied by before; None: −1 itself."""
 
 
 class Derivative(NamedTuple):
-    """What ``jacobian`` needs of a function of (params, x), traced once."""
+    """That of f(params, x) [G, R, S] by the parameters, for G examples that interact; read once."""
 
     program: _Program
     weights: dict[int, _Weight]
     """By the parameter's place among the leaves."""
+    output: Any
+    """The shape of what f gives."""
 
-    def jacobian(self, params: Tree, x: jax.Array) -> Tree:
-        """∂f/∂params of one group of examples, f [G, R, S], G = 1 where a weight is factored.
+    @property
+    def kept_bytes(self) -> int:
+        """Of all values that depend on x: what differentiating keeps of the G examples, at most."""
+        moving, total = {self.program.inputs[-1]}, 0
+        for call in self.program.calls:
+            if moving.intersection(call.given):
+                moving.update(call.made)
+                shapes = [var.aval for var in call.equation.outvars]
+                total += sum(shape.size * shape.dtype.itemsize for shape in shapes)
+        return total
 
-        A tree like ``params`` with leaves [G, R, S, …], or Factored with inputs [i] and slopes
-        [G, R, S, …].
+    def at(self, params: Tree, x: jax.Array) -> Tree:
+        """A tree like ``params``: of a weight a pair (vector [i], ∂f/∂z [G, R, S, …]).
+
+        Of any other parameter ∂f/∂w [G, R, S, …].
         """
         leaves, shape = jax.tree.flatten(params)
         plain = {place: leaf for place, leaf in enumerate(leaves) if place not in self.weights}
-        nudges = {place: self._zeros(weight) for place, weight in self.weights.items()}
+        nudges = {place: jnp.zeros_like(self._product(place)) for place in self.weights}
 
         def outputs(plain: Tree, nudges: Tree) -> tuple[jax.Array, dict[int, jax.Array]]:
             given = [plain.get(place, leaf) for place, leaf in enumerate(leaves)]
             return self._run([*given, x], nudges)
 
-        (direct, slopes), inputs = jax.jacrev(outputs, argnums=(0, 1), has_aux=True)(plain, nudges)
-        found = {**direct, **{place: Factored(inputs[place], slopes[place]) for place in inputs}}
+        (direct, slopes), vectors = jax.jacrev(outputs, argnums=(0, 1), has_aux=True)(plain, nudges)
+        found = direct | {place: Factored(vectors[place], slopes[place]) for place in vectors}
         return jax.tree.unflatten(shape, [found[place] for place in range(len(leaves))])
 
-    def _zeros(self, weight: _Weight) -> jax.Array:
-        (out,) = self.program.calls[weight.call].equation.outvars
-        return jnp.zeros(out.aval.shape, out.aval.dtype)
+    def _product(self, place: int) -> Any:
+        """The shape of what a weight's product gives."""
+        (out,) = self.program.calls[self.weights[place].call].equation.outvars
+        return out.aval
 
     def _run(
         self, given: Sequence[Any], nudges: dict[int, jax.Array]
     ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """The output with each nudge added to its weight's product, and those products' vectors."""
-        known = {**self.program.constants, **dict(zip(self.program.inputs, given, strict=True))}
-        added = {weight.call: nudges[place] for place, weight in self.weights.items()}
+        known = self.program.constants | dict(zip(self.program.inputs, given, strict=True))
+        added: dict[int, list[jax.Array]] = {}  # two weights may meet in one product
+        for place, weight in self.weights.items():
+            added.setdefault(weight.call, []).append(nudges[place])
         for index, call in enumerate(self.program.calls):
             values = call.run([known[name] for name in call.given])
             if index in added:
-                values = [values[0] + added[index]]
+                values = [sum(added[index], start=values[0])]
             known.update(zip(call.made, values, strict=True))
-        vectors = {
-            place: math.prod((known[scale] for scale in scales), start=known[vector].reshape(-1))
-            for place, (_, vector, scales) in self.weights.items()
-        }
-        return known[self.program.outputs[0]], vectors
+        vectors = {}
+        for place, (_, vector, factors) in self.weights.items():
+            scale = math.prod(
+                -1 if name is None else known[name] ** power for name, power in factors
+            )
+            own = jnp.reshape(known[vector], -1).astype(self._product(place).dtype)
+            vectors[place] = own * scale
+        return known[self.program.output], vectors
 
 
 def derivative(f: Callable[[Tree, jax.Array], jax.Array], params: Tree, x: jax.Array) -> Derivative:
     """The derivative of f(params, x) [G, R, S] by the parameters, for x [G, …] of that shape."""
-    program = _flat(jax.make_jaxpr(f)(params, x))
+    closed, output = jax.make_jaxpr(f, return_shape=True)(params, x)
+    program = _flat(closed)
     places = program.inputs[: len(jax.tree.leaves(params))]
-    return Derivative(program, dict(_weights(program, places)))
+    return Derivative(program, dict(_weights(program, places)), output)
 
 
 def _flat(closed: ClosedJaxpr) -> _Program:
@@ -144,9 +164,9 @@ def _flat(closed: ClosedJaxpr) -> _Program:
 
         for equation in closed.jaxpr.eqns:
             taken = tuple(of(atom) for atom in equation.invars)
-            inner = equation.params.get("jaxpr")
-            if equation.primitive.name in CALLS and isinstance(inner, ClosedJaxpr):
-                known.update(zip(equation.outvars, walk(inner, taken), strict=True))
+            if equation.primitive.name == "jit":
+                inner = walk(equation.params["jaxpr"], taken)
+                known.update(zip(equation.outvars, inner, strict=True))
                 continue
             made = {var: next(names) for var in equation.outvars if not isinstance(var, DropVar)}
             known.update(made)
@@ -155,7 +175,8 @@ def _flat(closed: ClosedJaxpr) -> _Program:
         return [of(atom) for atom in closed.jaxpr.outvars]
 
     inputs = tuple(next(names) for _ in closed.jaxpr.invars)
-    return _Program(calls, constants, inputs, tuple(walk(closed, inputs)))
+    (output,) = walk(closed, inputs)
+    return _Program(calls, constants, inputs, output)
 
 
 def _alone(jaxpr: Jaxpr, equation: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -173,30 +194,51 @@ def _alone(jaxpr: Jaxpr, equation: Any) -> Callable[[Sequence[Any]], Sequence[An
 
 
 def _weights(program: _Program, places: Sequence[Name]) -> Iterator[tuple[int, _Weight]]:
-    """Each parameter that is used once, in a product with one vector, maybe scaled before."""
+    """Each parameter that is used once, in a product with one vector.
+
+    Before it may be reshaped, multiplied by scalars, and have something added to it.
+    """
     uses = Counter(name for call in program.calls for name in call.given)
-    uses.update(program.outputs)
+    uses[program.output] += 1
     user = {name: index for index, call in enumerate(program.calls) for name in call.given}
     for place, name in enumerate(places):
-        scales: tuple[Name, ...] = ()
+        factors: tuple[tuple[Name | None, int], ...] = ()
         while uses[name] == 1 and name in user:
             index = user[name]
             equation, _, given, made = program.calls[index]
             side = given.index(name)
-            operation = equation.primitive.name
-            if operation == "dot_general" and _one_vector(equation, 1 - side):
-                yield place, _Weight(index, given[1 - side], scales)
+            if _with_a_vector(equation, side):
+                yield place, _Weight(index, given[1 - side], factors)
                 break
-            if operation == "mul" and equation.invars[1 - side].aval.shape == ():
-                scales = (*scales, given[1 - side])
-            elif operation not in SAME_ENTRIES:
+            if (more := _factor(equation, side, given)) is None:
                 break
+            factors += more
             (name,) = made  # noqa: PLW2901 - followed to where it is used
 
 
-def _one_vector(equation: Any, side: int) -> bool:
-    """Whether the operand of that side has no axis but those that are summed over."""
+def _with_a_vector(equation: Any, side: int) -> bool:
+    """Whether it is a product whose other operand has no axis but those that are summed over."""
+    if equation.primitive.name != "dot_general":
+        return False
     summed, together = equation.params["dimension_numbers"]
-    shape = equation.invars[side].aval.shape
-    free = math.prod(size for axis, size in enumerate(shape) if axis not in summed[side])
-    return free == 1 and not any(together)
+    shape = equation.invars[1 - side].aval.shape
+    free = math.prod(size for axis, size in enumerate(shape) if axis not in summed[1 - side])
+    return free == 1 and len(summed[side]) > 0 and not any(together)
+
+
+def _factor(
+    equation: Any, side: int, given: Sequence[Name]
+) -> tuple[tuple[Name | None, int], ...] | None:
+    """The scalars that an operation multiplies its operand by; None: something else may happen."""
+    operation, other = equation.primitive.name, equation.invars[1 - side : 2 - side]
+    if equation.invars[side].aval.size != equation.outvars[0].aval.size:
+        return None
+    if operation in SAME_ENTRIES or operation == "add" or (operation == "sub" and side == 0):
+        return ()
+    if operation in ("neg", "sub"):
+        return ((None, 1),)
+    if not other or other[0].aval.shape:
+        return None
+    powers = {("mul", 0): 1, ("mul", 1): 1, ("div", 0): -1}
+    power = powers.get((operation, side))
+    return None if power is None else ((given[1 - side], power),)

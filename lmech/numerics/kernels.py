@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lmech.numerics import factors, trees
-from lmech.numerics.factors import Factored
+from lmech.numerics.factors import Derivative, Factored
 from lmech.numerics.features import in_microbatches
 from lmech.numerics.krylov import Operator
 
@@ -24,8 +24,9 @@ REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "trace": lambda f: f.reshape(len(f), -1, f.shape[-1]) / math.sqrt(f.shape[-1]),
     "sum_logits": lambda f: f.sum(axis=-1).reshape(len(f), -1, 1),
 }
-BLOCK_BYTES = 2**29  # of gradients kept, what differentiating needs, a kernel's part, at a time
-ENTRY_BYTES = 8  # of a kernel's entry, at most
+BLOCK_BYTES = (
+    2**29
+)  # of gradients kept, what differentiating needs, two blocks' products, at a time
 
 
 def empirical_ntk(
@@ -49,8 +50,8 @@ def empirical_ntk(
     Of sequences, outputs [N, T, C], each position counts as an example: [N·T·C, N·T·C] and
     [N·T, N·T], rows in the order (example, position, output).
 
-    Only two blocks of ``block`` examples' gradients are alive at a time (None: so many that one,
-    and a block of the kernel, take at most 512 MiB), contracted tensor by tensor. A block's
+    Only two blocks of ``block`` examples' gradients are alive at a time, contracted tensor by
+    tensor (None: so many that each, and a few of those products, take at most 512 MiB). A block's
     gradients are computed once a pair of blocks. A dense layer's gradients stay outer products
     (``factors``): the contraction is some N²(i + o) multiplications for ``sum_logits``, N²(i + Co)
     for ``trace`` and N²(i + C²o) for ``full``. Of another tensor, of p entries, it is N²p, CN²p and
@@ -68,13 +69,14 @@ def empirical_ntk(
     def outputs(params: Tree, x: jax.Array) -> jax.Array:
         return REDUCTIONS[reduction](apply(params, x))
 
-    rows = jax.eval_shape(outputs, params, x[:group]).shape[1]
-    one = jax.eval_shape(lambda x: jacobian(outputs, params, x, group), x[:group])
-    size = _block(n, group, block, _bytes(one) // group, rows)
+    derivative = factors.derivative(outputs, params, x[:group])
+    one, rows = jax.eval_shape(derivative.at, params, x[:group]), derivative.output.shape[1]
+    # XLA sums the tensors' products in one pass, for which all of them are there at once.
+    entry = len(jax.tree.leaves(params)) * max(leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+    size = _block(n, group, block, _bytes(one) // group, rows * math.sqrt(entry))
 
     def gradients(start: jax.Array | int) -> Tree:
-        inputs = lax.dynamic_slice_in_dim(x, start, size)
-        return jacobian(outputs, params, inputs, group)
+        return jacobian(derivative, params, lax.dynamic_slice_in_dim(x, start, size), group)
 
     if size == n:
         whole = gradients(0)
@@ -131,11 +133,16 @@ def _bytes(tree: Tree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _block(n: int, group: int, block: int | None, example_bytes: int, rows: int) -> int:
-    """Examples a block: a multiple of the group, as asked for or as the budget allows."""
+def _block(n: int, group: int, block: int | None, example_bytes: int, side: float) -> int:
+    """Examples a block: a multiple of the group, as asked for or as the budget allows.
+
+    Each takes ``example_bytes``, and ``side`` times its number is the root of what products take.
+    Blocks are of a size, which leaves the least to compute twice.
+    """
     if block is None:
-        fit = min(BLOCK_BYTES // example_bytes, math.isqrt(BLOCK_BYTES // ENTRY_BYTES) // rows)
-        block = group * max(1, fit // group)
+        fit = min(BLOCK_BYTES // example_bytes, int(math.sqrt(BLOCK_BYTES) / side))
+        groups = -(-n // group)
+        block = group * -(-groups // -(-groups // max(1, fit // group)))
     if n % group or (block < n and block % group):
         raise ValueError(
             f"examples interact in groups of {group}: their number ({n}) and the kernel's block "
@@ -144,26 +151,19 @@ def _block(n: int, group: int, block: int | None, example_bytes: int, rows: int)
     return min(n, block)
 
 
-def jacobian(outputs: Apply, params: Tree, x: jax.Array, group: int = 1) -> Tree:
+def jacobian(derivative: Derivative, params: Tree, x: jax.Array, group: int = 1) -> Tree:
     """J of outputs [N, R, S] as a tree with leaves [N·R, S·p], p the size of the tensor.
 
-    A leaf is Factored where the tensor meets one vector per example. ``group`` consecutive examples
-    are differentiated on their own, as many groups side by side as fit into 512 MiB with what
-    backpropagation keeps of them.
+    A leaf is Factored where the tensor meets one vector. ``group`` consecutive examples, as many as
+    the derivative is of, are differentiated on their own, as many groups side by side as fit into
+    512 MiB with what backpropagation keeps of them.
     """
     n = len(x)
     groups = x.reshape(n // group, group, *x.shape[1:])
-    derivative = factors.derivative(outputs, params, groups[0])
-
-    def one(members: jax.Array) -> Tree:
-        return derivative.jacobian(params, members)
-
-    def pullback(params: Tree, members: jax.Array) -> tuple[jax.Array, Tree]:
-        return jax.vjp(lambda params: outputs(params, members), params)
-
-    value, kept = jax.eval_shape(pullback, params, groups[0])
-    made = jax.eval_shape(one, groups[0])
-    size = max(1, BLOCK_BYTES // (value.size * _bytes(kept) + _bytes(made)))
+    made = jax.eval_shape(derivative.at, params, groups[0])
+    outputs = derivative.output.size
+    size = max(1, BLOCK_BYTES // (outputs * derivative.kept_bytes + _bytes(made)))
+    one = partial(derivative.at, params)
     each = jax.vmap(one)(groups) if size >= len(groups) else lax.map(one, groups, batch_size=size)
 
     def rows(leaf: jax.Array) -> jax.Array:  # [N/G, G, R, S, …]
@@ -183,10 +183,10 @@ def _factored(leaf: Any) -> bool:
 
 def contract(a: Tree, b: Tree, rates: Tree | None = None) -> jax.Array:
     """Σ over the tensors of C · A Bᵀ, from leaves [M, p] and [M', p] to [M, M']."""
-    products = jax.tree.map(factors.products, a, b, is_leaf=_factored)
+    parts = jax.tree.map(factors.inner_products, a, b, is_leaf=_factored)
     if rates is not None:
-        products = trees.multiply(rates, products)
-    return reduce(jnp.add, jax.tree.leaves(products))
+        parts = trees.multiply(rates, parts)
+    return reduce(jnp.add, jax.tree.leaves(parts))
 
 
 def ntk_products(

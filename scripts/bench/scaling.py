@@ -4,7 +4,7 @@ Parameters: fc-tanh 3072-n-n-10 on 1,000 random images, n from 25 to 1,600. Exam
 n = 200 on 100 to 25,600 images, full batch. Members: 1 to 64 runs of digits (tanh, width 64) in one
 program, in turn (``map``) and side by side (``vmap``). Observables: digits, one more at a time,
 each measured every 10 steps. Times are those of the engine's loop with what it records, without
-start and compilation; a slope is of the upper half of the sizes, by least squares.
+start and compilation; a slope is of the larger sizes, by least squares.
 """
 
 from collections.abc import Iterator, Sequence
@@ -122,7 +122,7 @@ def observables(asked: Asked) -> dict[str, Points]:
 
 
 def slope(points: Points) -> float:
-    """Of log time against log size, over the upper half of the sizes."""
+    """Of log time against log size, over the larger half of the sizes and one more."""
     upper = points[len(points) // 2 - 1 :] if len(points) > 2 else points
     sizes, times = zip(*((size, ms.median) for size, ms in upper), strict=True)
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
@@ -146,11 +146,14 @@ def added(axis: str, lines: dict[str, Points]) -> Table:
     for points in lines.values():
         before = None
         for name, (_, ms) in zip(OBSERVABLES, points, strict=False):
-            more = None if before is None else EVERY * (ms.median - before)
-            rows.append([name, ms, more])
-            before = ms.median
+            seen = before is not None and ms.low > before.high
+            rows.append([name, ms, EVERY * (ms.median - before.median) if seen else None])
+            before = ms
     columns = ("with this one too", "ms a step", "ms a measurement of it")
-    note = f"Each every {EVERY} steps; the last column is the difference of two medians."
+    note = (
+        f"Each every {EVERY} steps. The last column is the difference of two medians; it is empty "
+        "where the repetitions of the two overlap."
+    )
     return Table(f"cost against {axis}", columns, rows, note)
 
 
@@ -171,7 +174,7 @@ def figure(parts: Sequence[Table], path: Path) -> None:
 
     drawn, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
     for ax, part in zip(axes.flat, parts, strict=True):
-        if len(part.columns) == len(("line", "size", "ms", "over")):
+        if part.columns[0] == "line":
             _lines(ax, part)
         else:
             names, times = [row[0] for row in part.rows], [row[1].median for row in part.rows]
