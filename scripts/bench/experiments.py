@@ -38,7 +38,7 @@ def measure(asked: Asked) -> Iterator[Table]:
         targets=(
             Target("minutes of all", sum(minutes), "≤", OF_ALL),
             Target(f"minutes of the longest, {longest}", max(minutes), "≤", MINUTES, _longer(rows)),
-            Target("experiments that exit with 0, of all", _passed(rows), "≥", 1.0),
+            Target("experiments that exit with 0, of all", _passed(rows), "≥", 1.0, _others(rows)),
         ),
     )
 
@@ -47,6 +47,12 @@ def _longer(rows: list[list[Cell]]) -> str:
     """Who takes longer, and for how many jobs."""
     told = [f"{name} ({jobs} runs)" for name, minutes, *_, jobs in rows if minutes > MINUTES]
     return f"{len(told)} of {len(rows)} take longer: {', '.join(told)}"
+
+
+def _others(rows: list[list[Cell]]) -> str:
+    """Who does not exit with 0, and what that says."""
+    told = ", ".join(f"{name} ({row[3]})" for name, *row in rows if row[3])
+    return f"1 says that a claim came out otherwise than registered: {told}"
 
 
 def _passed(rows: list[list[Cell]]) -> float:
