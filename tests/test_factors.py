@@ -235,3 +235,15 @@ def test_many_layers_and_rows_take_few_products_at_a_time():
 
     made = jax.jit(kernel).lower(params, x).compile().memory_analysis()
     assert made.temp_size_in_bytes < 2 * kernels.BLOCK_BYTES + made.output_size_in_bytes
+
+
+@pytest.mark.parametrize("reduction", sorted(kernels.REDUCTIONS))
+@pytest.mark.parametrize("room", [2**9, 2**11, 2**13, 2**15])
+def test_the_kernel_is_the_same_in_any_room(monkeypatch, room, reduction):
+    """From one example at a time, over blocks of gradients that are held, to all at once."""
+    x = DRAWS.normal(size=(23, 4))
+    f, _ = FUNCTIONS["two, one after the other"]
+    expected = kernels.empirical_ntk(f, W, x, reduction)
+    monkeypatch.setattr(kernels, "BLOCK_BYTES", room)
+    found = kernels.empirical_ntk(f, W, x, reduction)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

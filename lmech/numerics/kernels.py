@@ -51,8 +51,9 @@ def empirical_ntk(
     [N·T, N·T], rows in the order (example, position, output).
 
     Only two blocks of ``block`` examples' gradients are alive at a time, contracted tensor by
-    tensor (None: so many that each, and a few of those products, take at most 512 MiB). A block's
-    gradients are computed once a pair of blocks. A dense layer's gradients stay outer products
+    tensor (None: so many that each, and all those products, take at most 512 MiB). A block's
+    gradients are computed once a pair of blocks, or once where those of all examples take no more
+    than that (and no ``block`` is asked for). A dense layer's gradients stay outer products
     (``factors``): the contraction is some N²(i + o) multiplications for ``sum_logits``, N²(i + Co)
     for ``trace`` and N²(i + C²o) for ``full``. Of another tensor, of p entries, it is N²p, CN²p and
     C²N²p (half of it where there are many blocks). ``group`` is the number of consecutive examples
@@ -74,16 +75,32 @@ def empirical_ntk(
     # XLA sums the tensors' products in one pass, for which all of them are there at once.
     entry = len(jax.tree.leaves(params)) * max(leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
     size = _block(n, group, block, _bytes(one) // group, rows * math.sqrt(entry))
-
-    def gradients(start: jax.Array | int) -> Tree:
-        return jacobian(derivative, params, lax.dynamic_slice_in_dim(x, start, size), group)
-
-    if size == n:
-        whole = gradients(0)
-        return contract(whole, whole, rates)
+    if size == n or (block is None and n * _bytes(one) <= group * BLOCK_BYTES):
+        whole = jacobian(derivative, params, x, group)
+        if size == n:
+            return contract(whole, whole, rates)
+        gradients = partial(_part, whole, n, size)
+    else:
+        gradients = partial(_gradients, derivative, params, x, group, size)
     starts = jnp.minimum(jnp.arange(0, n, size), n - size)  # the last block overlaps the one before
     kernel = jnp.zeros((n * rows, n * rows), jnp.result_type(*jax.tree.leaves(params)))
     return _in_pairs(gradients, starts, rows, kernel, rates)
+
+
+def _gradients(
+    derivative: Derivative, params: Tree, x: jax.Array, group: int, size: int, start: jax.Array
+) -> Tree:
+    """The gradients of ``size`` examples from ``start`` on."""
+    return jacobian(derivative, params, lax.dynamic_slice_in_dim(x, start, size), group)
+
+
+def _part(whole: Tree, n: int, size: int, start: jax.Array) -> Tree:
+    """The gradients of ``size`` of the n examples, of those of all."""
+
+    def rows(leaf: jax.Array) -> jax.Array:  # one an example, an output or a group
+        return lax.dynamic_slice_in_dim(leaf, start * len(leaf) // n, size * len(leaf) // n)
+
+    return jax.tree.map(rows, whole)
 
 
 def _in_pairs(
