@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lmech import checkpoints, training
+from lmech.numerics.precision import numerics
 from scripts import bench
 from scripts.bench import __main__ as command
-from scripts.bench import fc, gpu, original, scaling, sweeps, tables, timing
+from scripts.bench import fc, fc_loop, gpu, original, scaling, sweeps, tables, timing
 from scripts.bench.asked import Asked, Missing, need, wanted
 from scripts.bench.tables import Ratio, Table, Target
 
@@ -166,6 +167,13 @@ def test_operations_of_a_step_are_counted_as_by_hand():
     assert fc.flops(2, (3, 4, 5)) == 2 * 2 * (2 * 12 + 3 * 20)
 
 
+def test_the_hand_written_loop_is_of_one_precision_wherever_it_runs():
+    x = np.zeros((6, 4))
+    with numerics():  # with float64 allowed, as the tables run
+        run, arguments = fc_loop.scan(x, np.zeros(6, int), 3)
+        assert "f64" not in run.lower(*arguments).as_text()
+
+
 def test_what_is_not_installed_is_said():
     with pytest.raises(Missing, match="pip install some-thing"):
         need("no_such_module", "some-thing")
@@ -238,7 +246,7 @@ def test_every_table_has_a_module_that_says_what_it_measures(name):
 def test_every_module_of_the_package_is_a_table_or_known():
     modules = {path.stem for path in (ROOT / "scripts" / "bench").glob("*.py")}
     parts = {"__init__", "__main__", "asked", "tables", "timing", "fc", "cpu"}
-    peers = {"mup_loop", "grokking_loop", "ntk_peer"}
+    peers = {"fc_loop", "mup_loop", "grokking_loop", "ntk_peer"}
     assert modules == set(bench.TABLES) | parts | peers
 
 

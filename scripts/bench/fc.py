@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lmech import building, config, losses, member, planning, programs
@@ -21,10 +20,11 @@ from lmech.datasets import Data, Examples
 from lmech.models.mlp import MLP
 from lmech.numerics import curvature
 from lmech.problem import Problem, loss_and_gradient, total_loss
+from scripts.bench import fc_loop
+from scripts.bench.fc_loop import OUTPUTS, RATE, WIDTH
 from scripts.bench.timing import Call
 
-EXAMPLES, INPUTS, WIDTH, OUTPUTS = 5000, 3072, 200, 10
-RATE = 0.01
+EXAMPLES, INPUTS = 5000, 3072
 OVERRIDES = ("dataset=cifar10", f"dataset.train_size={EXAMPLES}", f"model.width={WIDTH}")
 
 
@@ -57,31 +57,9 @@ def flops(n: int = EXAMPLES, sizes: tuple[int, ...] = (INPUTS, WIDTH, WIDTH, OUT
 
 
 def jax_loop(data: Data, steps: int, product: Callable[..., jax.Array] = jnp.matmul) -> Call:
-    """A jitted scan: what a step costs without the engine, its layers' ``product`` as given."""
-    rng = np.random.default_rng(0)
-    sizes = (data.train.x.shape[1], WIDTH, WIDTH, OUTPUTS)
-    params = [
-        (jnp.asarray(rng.uniform(-(m**-0.5), m**-0.5, (m, n)), jnp.float32), jnp.zeros((1, n)))
-        for m, n in pairwise(sizes)
-    ]
-    x = jnp.asarray(data.train.x, jnp.float32)
-    y = jax.nn.one_hot(data.train.y, OUTPUTS, dtype=jnp.float32)
-
-    def loss(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
-        for w, b in params[:-1]:
-            x = jnp.tanh(product(x, w) + b)
-        w, b = params[-1]
-        return jnp.mean(jnp.sum((product(x, w) + b - y) ** 2, axis=-1)) / 2
-
-    @jax.jit
-    def run(params: list, x: jax.Array, y: jax.Array) -> object:
-        def step(params: list, _: None) -> tuple[list, jax.Array]:
-            value, gradient = jax.value_and_grad(loss)(params, x, y)
-            return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), value
-
-        return lax.scan(step, params, None, length=steps)
-
-    return lambda: run(params, x, y)
+    """What a step costs without the engine, its layers' ``product`` as given."""
+    run, arguments = fc_loop.scan(data.train.x, data.train.y, steps, product)
+    return partial(run, *arguments)
 
 
 class InTorch(NamedTuple):

@@ -2,8 +2,8 @@
 
 Digits, 500 images, width 32, loss alone. One run at a time, ``map``, ``vmap``, both on two host
 devices, and ``auto`` (which times them the first time and then remembers). Commands in processes of
-their own, in turns, after one untimed of each that compiles: the time is the sweep's own, from its
-plan to its last result.
+their own, in turns, after one untimed of each, which compiles: the time is the sweep's own, from
+its plan to its last result, with all that it loads or compiles.
 """
 
 import json
@@ -47,7 +47,7 @@ def measure(asked: Asked) -> Iterator[Table]:
                 words = ("-m", *RUN, *NET, f"steps={steps}", f"seed=range({runs})", *way)
                 lmech(room / f"{turn} {name}", words, room / "cache")
                 if turn > 0:
-                    found[name].append(told(room / f"{turn} {name}")["seconds"]["run"])
+                    found[name].append(told(room / f"{turn} {name}")["seconds"]["wall"])
                     chosen[name].append(mode_of(room / f"{turn} {name}"))
     best = min((ONE, "map", "vmap"), key=lambda name: statistics.median(found[name]))
     rows: list[list[Cell]] = [
@@ -65,7 +65,7 @@ def measure(asked: Asked) -> Iterator[Table]:
         for name in (FIRST, AGAIN)
     )
     title = f"{runs} runs of {steps} full-batch steps (digits, 500 images, width 32)"
-    columns = ("mode", "ran as", "run time s", "times as fast as one at a time", f"as {best}")
+    columns = ("mode", "ran as", "sweep s", "times as fast as one at a time", f"as {best}")
     yield Table(title, columns, rows, targets=targets)
 
 

@@ -25,8 +25,8 @@ SPLIT = (
     "); 500 rows would not repay the transposition, so the microbatches multiply xᵀδ"
 )
 TURNED = (
-    "each product transposes what the first layer's gives, 3072 × 200 numbers in 1 to 13 ms by "
-    "where they lie (numerics.matmul): the median moved from 1.2 to 1.5 between rounds of this one"
+    "each product transposes what the first layer's gives, 3072 × 200 numbers, and how long that "
+    "takes depends on where they lie (numerics.matmul): it differs from round to round"
 )
 SQUARE = 1.75
 """Gradients that a product's matmuls count, three square layers."""
