@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lmech import formats, launching, project
+from lmech import formats, launching, planning, project
 from lmech.disk import read_json
 from lmech.mistakes import ConfigError
 
@@ -39,7 +39,7 @@ def run(*words: Given, **keys: Any) -> "Result":
     """
     from lmech import reproducing
 
-    project.join()
+    _begin()
     given = list(_words(words, keys, several=False))
     jobs = launching.jobs_of(given, multirun=False)
     return _result(reproducing.run(jobs, launching.command(given)))
@@ -54,7 +54,7 @@ def sweep(*words: Given, **keys: Any) -> "Result":
     """
     from lmech import reproducing
 
-    project.join()
+    _begin()
     given = list(_words(words, keys, several=True))
     jobs = launching.jobs_of(given, multirun=True)
     return _result(reproducing.run(jobs, launching.command(["-m", *given])))
@@ -68,11 +68,17 @@ def reproduce(experiment: str, /, *words: Given, scale: str = "default", **keys:
     """
     from lmech import reproducing
 
-    project.join()
+    _begin()
     given = list(_words(words, keys, several=True))
     scaled = ["--scale", scale] if scale != "default" else []
     line = launching.command(["reproduce", experiment, *given, *scaled])
     return _result(reproducing.reproduce(experiment, scale, given, line))
+
+
+def _begin() -> None:
+    """The user's modules are importable; their data and code are what they are now."""
+    project.join()
+    planning.forget()
 
 
 def _result(outcome: "Outcome") -> "Result":

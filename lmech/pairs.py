@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmech import formats, planning, snapshots, values
+from lmech import formats, locking, planning, snapshots, values
 from lmech.disk import read_json, read_table, write_table
 from lmech.hints import nearest
 from lmech.manifest import Entry
@@ -162,9 +162,7 @@ def identity(comparison: Comparison) -> str:
 
 def left(sweep: Path, entries: Sequence[Entry], comparison: Comparison) -> list[Pair]:
     """The pairs that have not been compared."""
-    there = _table(sweep, comparison)
-    columns = [there[label].to_pylist() for label in LABELS] if there else []
-    known = {Pair(*row) for row in zip(*columns, strict=True)}
+    known = _labels(_table(sweep, comparison))
     return [pair for pair in wanted(sweep, entries, comparison) if pair not in known]
 
 
@@ -184,11 +182,25 @@ def _table(sweep: Path, comparison: Comparison) -> Any:
 
 
 def write(sweep: Path, comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to the comparison's table; one of other settings is replaced."""
+    """Add rows to the comparison's table; one of other settings is replaced.
+
+    Of a pair that another process has added meanwhile, its row stays.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
-    before, new = _table(sweep, comparison), pa.Table.from_pylist(list(rows))
-    whole = pa.concat_tables([before, new], promote_options="permissive") if before else new
-    whole = whole.replace_schema_metadata({IDENTITY: identity(comparison).encode()})
-    path = table(sweep, comparison.name)
-    write_table(path, whole)
+    with locking.waited(sweep / "manifest.lock"):
+        before = _table(sweep, comparison)
+        known = _labels(before)
+        added = [row for row in rows if tuple(row[label] for label in LABELS) not in known]
+        if not added:
+            return
+        new = pa.Table.from_pylist(added)
+        whole = pa.concat_tables([before, new], promote_options="permissive") if before else new
+        whole = whole.replace_schema_metadata({IDENTITY: identity(comparison).encode()})
+        write_table(table(sweep, comparison.name), whole)
+
+
+def _labels(there: Any) -> set[tuple[Any, ...]]:
+    """The pairs of a table; none where there is no table."""
+    columns = [there[label].to_pylist() for label in LABELS] if there else []
+    return set(zip(*columns, strict=True))

@@ -21,7 +21,8 @@ def package() -> Path:
 def private_cache(*parts: str) -> Path | None:
     """The user's folder for what can be made anew; None if it cannot be, or others could write.
 
-    Under ``$LMECH_CACHE``, else ``$XDG_CACHE_HOME/lmech``, else ``~/.cache/lmech``.
+    Under ``$LMECH_CACHE``, else ``$XDG_CACHE_HOME/lmech``, else ``~/.cache/lmech``; there each
+    folder has to be the user's own, so that nobody else can put another in its place.
     """
     try:
         own = os.environ.get("LMECH_CACHE")
@@ -31,8 +32,10 @@ def private_cache(*parts: str) -> Path | None:
         for part in ("", *parts):  # each of its own: `parents` would be made as the umask has it
             folder /= part
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+            status = folder.stat()
+            owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if not owned or status.st_mode & 0o022:
+                return None
     except (OSError, RuntimeError):  # no room, no rights, no home
         return None
-    owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-    return folder if owned and not status.st_mode & 0o022 else None
+    return folder

@@ -22,7 +22,7 @@ from lmech.values import Config, ConfigError
 # not passed off as new ones. tests/test_golden.py holds the numbers that go with it.
 MATHS_VERSION = 2
 # The same for what observables say of a training (tests/golden_observables.json).
-MEASURES_VERSION = 3
+MEASURES_VERSION = 4
 
 # The parts of a config that decide the training. The rest says what to look at and how to run.
 SCIENCE = (
@@ -82,7 +82,9 @@ def _source(path: str, target: str) -> str | None:
 
 
 def sources(node: Any, path: str) -> list[tuple[str, str | None]]:
-    """Each ``_target_`` of a section, and its checksum."""
+    """Each ``_target_`` of a section, in lists too, and its checksum."""
+    if isinstance(node, list):
+        return [pair for item in node for pair in sources(item, path)]
     if not isinstance(node, dict):
         return []
     target = node.get("_target_")
@@ -135,6 +137,12 @@ def _data_checksum(dataset: str) -> str:
     if data.outputs is not None:
         total.update(f"{data.outputs} outputs".encode())
     return total.hexdigest()
+
+
+def forget() -> None:
+    """Look at data and sources anew: in a notebook they may change between two commands."""
+    for remembered in (_source, _load, _in_precision, _data_checksum):
+        remembered.cache_clear()
 
 
 def job_id(config: Config) -> str:

@@ -85,8 +85,11 @@ def elsewhere(jobs: Sequence[Job], target: Path) -> dict[str, Path]:
 
 
 def _with_recorded(job: Job, job_folder: Path) -> Job:
-    path = job_folder / "config.yaml"
-    if not path.is_file():
+    """With the observables that its result has: of a failed one none, as one may be why it did."""
+    config, result = job_folder / "config.yaml", job_folder / "result.json"
+    if not (config.is_file() and result.is_file()):
         return job
-    old = read_yaml(path)["observables"]
+    told = read_json(result)
+    recorded = {*told.get("observables", {}), *told.get("measured", {})}
+    old = {name: own for name, own in read_yaml(config)["observables"].items() if name in recorded}
     return replace(job, config={**job.config, "observables": {**old, **job.config["observables"]}})

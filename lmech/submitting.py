@@ -89,7 +89,15 @@ def _sent(folder: Path, cluster: Cluster, batches: list[int]) -> tuple[int, Path
     at = (folder / FOLDER).absolute()
     sent = submissions(folder)
     file = at / f"{len(sent)}.sh"
-    program = [sys.executable, "-m", "lmech", *project.words(), "resume", str(folder.absolute())]
+    program = [
+        sys.executable,
+        "-P",
+        "-m",
+        "lmech",
+        *project.words(),
+        "resume",
+        str(folder.absolute()),
+    ]
     name = f"lmech-{folder.parent.name}"
     write_text(file, slurm.script(cluster, name, batches, program, at))
     array = slurm.send(file)

@@ -31,7 +31,7 @@ WORTH = 10
 """Another way is tried where the usual one runs for longer than so many of its compilations."""
 WAITS = re.compile(r'custom_call @(?!lapack_.*num_batch_dims = "0")|stablehlo\.fft')
 """In a program's text, what may wait for the CPU's threads."""
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def bytes_of(tree: Any) -> int:
@@ -44,12 +44,22 @@ def free_memory() -> int:
     stats = jax.devices()[0].memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    free = psutil.virtual_memory().available
-    try:
-        most, now = ((CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free, int(most) - int(now))
-    except (OSError, ValueError):  # no control group, or none that limits
-        return free
+    return min([psutil.virtual_memory().available, *_left_by_limits()])
+
+
+def _left_by_limits() -> Iterable[int]:
+    """What each limit leaves that this process's control group is under (version 2), bytes."""
+    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.exists() else []
+    own = next((line[len("0::/") :] for line in lines if line.startswith("0::/")), "")
+    own = "" if own.startswith("..") else own  # of another namespace
+    for folder in (CGROUP / own, *(CGROUP / part for part in Path(own).parents if own)):
+        with suppress(OSError, ValueError, KeyError):  # none that limits
+            most, now, parts = (
+                (folder / name).read_text()
+                for name in ("memory.max", "memory.current", "memory.stat")
+            )
+            cached = dict(line.split() for line in parts.splitlines())["inactive_file"]
+            yield int(most) - int(now) + int(cached)  # files in the cache make room
 
 
 def lanes(setup: Setup, free: int) -> int:
@@ -119,12 +129,12 @@ def memo_file(group: str, members: int, devices: int) -> Path | None:
 def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
     """The batch's program run the fastest way: the usual one, unless another is faster.
 
-    The others are the other mode, and the better of the two on as many devices as members can
-    share (``most``), where each has room for the data; none in which a call may wait for ever
-    (``ends``). They are timed over short chunks, where the
-    run is long enough to repay another compilation, and once: the ``memo`` keeps what was found, so
-    the same again runs the same way. What raises here is left to the run itself, which knows whose
-    fault it is.
+    The others are the other mode, where all members fit in that too, and the better of the two on
+    as many devices as members can share (``most``), where each has room for the data; none in which
+    a call may wait for ever (``ends``). They are timed over short chunks, where the run is long
+    enough to repay another compilation, and once: the ``memo`` keeps what was found, so the same
+    again runs the same way. What raises here is left to the run itself, which knows whose fault it
+    is.
     """
     members, horizon = len(setup.inputs.horizon), int(setup.inputs.horizon.max())
     usual = replace(setup.program, mode=building.usual_mode() if members > 1 else "map")
@@ -144,13 +154,15 @@ def fastest(setup: Setup, most: int = 1, memo: Path | None = None) -> Program:
         if step * horizon < WORTH * first:
             return usual
         steps = {usual: step}
-        if ends(setup, other):
+        fits = _fits(setup, other)
+        if fits and ends(setup, other):
             steps[other] = _seconds(setup, other, size)[1]
         best = min(steps, key=steps.__getitem__)
         if devices > best.devices and (best is other or ends(setup, best)):
             steps[apart[best]] = _seconds(setup, apart[best], size)[1]
             best = min(steps, key=steps.__getitem__)
-        if memo and devices == max(usual.devices, min(most, members)):  # memory is not short
+        roomy = fits and devices == max(usual.devices, min(most, members))
+        if memo and roomy:  # another time there may be room
             with suppress(OSError):  # no room: it is timed again the next time
                 atomically(memo, lambda temporary: temporary.write_text(_told(best)))
     except Exception:
@@ -186,6 +198,11 @@ def on_one_device(program: Program) -> Program:
 
 def _told(way: Program) -> str:
     return f"{way.mode} {way.devices}"
+
+
+def _fits(setup: Setup, way: Program) -> bool:
+    """Whether free memory has room for all members run that way: too little kills the process."""
+    return lanes(setup._replace(program=way), free_memory()) == len(setup.inputs.horizon)
 
 
 def _shared_by(setup: Setup, devices: int) -> int:

@@ -208,4 +208,8 @@ def argument(path: str, value: Any, kind: Any) -> Any:
     """A value of that kind, or a call that makes one."""
     if isinstance(value, dict) and "_target_" in value:
         return call(path, value)
+    if isinstance(value, list):
+        for place, item in enumerate(value):
+            if isinstance(item, dict) and "_target_" in item:
+                call(f"{path}.{place}", item)
     return check(path, value, kind)

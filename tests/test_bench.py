@@ -19,6 +19,7 @@ from scripts.bench.tables import Ratio, Table, Target
 
 ROOT = Path(__file__).parents[1]
 TORCH = {"curvature_peers", "spectra"}
+ABOUT = {name: bench.about(name) for name in bench.TABLES}
 PART = Table(
     "a step",
     ("loop", "wall ms", "over lmech's"),
@@ -94,17 +95,24 @@ def test_a_target_that_is_no_number_is_not_met():
 def test_the_docs_page_is_what_its_files_say():
     docs = ROOT / "docs"
     read = [json.loads(file.read_text("utf-8")) for file in sorted(docs.glob("bench/*.json"))]
-    assert (docs / "bench.md").read_text("utf-8") == tables.page(read, bench.TABLES)
+    assert (docs / "bench.md").read_text("utf-8") == tables.page(read, ABOUT)
 
 
 def test_a_page_has_a_table_of_every_machine_under_one_heading():
     one, other = told([PART]), told([PART])
     other["machine"] = {**other["machine"], "processor": "A first one"}
-    page = tables.page([one, other], ["steps"])
+    page = tables.page([one, other], {"steps": "A step's ``time``."})
+    assert "\n## steps\n\nA step's `time`.\n" in page
     assert page.count("## steps\n") == 1
     assert page.count("### a step\n") == 2
     assert page.index("A first one, ") < page.index(f"{one['machine']['processor']}, ")
-    assert "| [steps](#steps) | A first one | fast | 0.9 | ≥ 1 | **not met** |" in page
+    assert "| [steps](#steps) | A first one | a step: fast | 0.9 | ≥ 1 | **not met** |" in page
+
+
+def test_a_value_that_rounds_to_its_target_shows_why_it_is_missed():
+    missed = Target("slow", Ratio(1.3041, 0.9, 1.4), "≤", 1.3)
+    page = tables.page([told([PART._replace(targets=(missed,))])], {"steps": ""})
+    assert "| a step: slow | 1.304 (0.9–1.4) | ≤ 1.3 | **not met** |" in page
 
 
 def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
@@ -114,11 +122,11 @@ def test_files_and_page_are_of_the_same_document(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "--page", str(file)])
     command.main()
     page = capsys.readouterr().out
-    assert page == tables.page([read], bench.TABLES)
+    assert page == tables.page([read], ABOUT)
     assert "that are not on this page: products, original, " in page
-    assert "not on this page" not in tables.page([read], ["steps"])
-    assert " | fast | 0.9 | ≥ 1 | **not met** |" in page
-    assert " | small | 0.9 | ≤ 1 | met |" in page
+    assert "not on this page" not in tables.page([read], {"steps": "A step."})
+    assert " | a step: fast | 0.9 | ≥ 1 | **not met** |" in page
+    assert " | a step: small | 0.9 | ≤ 1 | met |" in page
 
 
 def test_what_a_table_says_of_its_command_has_no_folder_of_this_machine():
@@ -235,11 +243,11 @@ def test_help_lists_every_table():
 def test_every_table_has_a_module_that_says_what_it_measures(name):
     module = ROOT / "scripts" / "bench" / f"{name}.py"
     assert module.exists()
+    assert len(bench.about(name)) > 100
     if name in TORCH and wanted("torch") is None:
         with pytest.raises(Missing, match="pip install torch"):
-            bench.about(name)
+            __import__(f"scripts.bench.{name}")
     else:
-        assert len(bench.about(name)) > 100
         assert callable(__import__(f"scripts.bench.{name}", fromlist=["measure"]).measure)
 
 

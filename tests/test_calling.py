@@ -95,6 +95,25 @@ def test_a_sweep_is_the_one_of_the_command_line():
     assert request["command"].startswith("lmech -m dataset=chebyshev")
 
 
+def test_data_that_changed_between_two_calls_are_read_again(elsewhere):
+    (elsewhere / "table.py").write_text(
+        "import numpy as np\n"
+        "from lmech.datasets import Data, Examples\n\n\n"
+        "def mine():\n"
+        "    x = np.load('x.npy')\n"
+        "    split = Examples(x, x.copy())\n"
+        "    return Data(split, split)\n"
+    )
+    words = [*WORDS, "dataset._target_=table.mine"]
+    folders = []
+    for value in (1.0, 2.0):
+        np.save("x.npy", np.full((5, 1), value))
+        found = lmech.run(*words, SMALL)
+        assert found.counts["done"] == 1
+        folders.append(found.folder)
+    assert folders[0] != folders[1]
+
+
 @pytest.mark.usefixtures("elsewhere")
 def test_a_job_that_fails_is_told_and_shown(monkeypatch, capsys):
     from lmech import engine

@@ -194,6 +194,7 @@ def test_a_flow_that_does_not_keep_up_is_not_a_number_from_there_on():
     [
         (("optimizer=momentum",), "momentum makes it another process"),
         (("optimizer=adam",), "central_flow describes"),
+        (("clip_norm=1.0",), "central_flow describes"),
         (("batch_size=10",), "batch_size=null"),
     ],
 )

@@ -235,6 +235,23 @@ def test_a_failed_rerun_keeps_the_finished_result(elsewhere, monkeypatch):
     assert (path.parent / "error.txt").is_file()
 
 
+def test_an_observable_that_failed_can_be_left_out(elsewhere, monkeypatch):
+    from lmech import engine
+
+    train = engine.train
+
+    def breaks(program, *rest, **more):
+        if "sharpness" in program.observables:
+            raise RuntimeError("the lamp is broken")
+        return train(program, *rest, **more)
+
+    monkeypatch.setattr(engine, "train", breaks)
+    assert main([*RUN, "observables=[loss,sharpness]"]) == 1
+    assert main([*RUN, "observables=[loss]", "rerun=failed"]) == 0
+    (path,) = only(elsewhere).glob("*/result.json")
+    assert json.loads(path.read_text())["status"] == "done"
+
+
 def test_a_rerun_for_another_observable_drops_no_column(elsewhere):
     assert main([*RUN, "observables=[sharpness]"]) == 0
     assert main([*RUN, "observables=[loss]"]) == 0
@@ -283,6 +300,13 @@ def test_the_users_own_folders_called_conf_and_experiments_shadow_nothing(elsewh
     (elsewhere / "conf" / "config.yaml").write_text("steps: none\n")
     assert main(RUN) == 0
     shutil.rmtree(elsewhere / "conf")
+
+
+def test_a_users_module_shadows_none_in_the_processes_beside(elsewhere, capsys):
+    (elsewhere / "queue.py").write_text("raise RuntimeError('the wrong one')\n")
+    assert main([*RUN[:-1], "logger=tensorboard"]) == 0
+    assert "stopped" not in capsys.readouterr().err
+    assert list(only(elsewhere).glob("tensorboard/*/events*"))
 
 
 def test_all_experiments_run_in_turn_and_end_in_one_table(monkeypatch, capsys, tmp_path):

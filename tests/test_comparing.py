@@ -142,6 +142,17 @@ def test_what_is_on_disk_is_not_computed_again_and_new_runs_add_their_pairs(swee
     assert {len(curve) for curve in table["position"]} == {5}
 
 
+def test_a_pair_that_another_process_has_compared_meanwhile_is_there_once(sweep):
+    entries = manifest.read(sweep)
+    (line,) = pairs.parse({"line": LINE})
+    left = [(line, pairs.left(sweep, entries, line))]
+    for _ in range(2):  # two that found the same pairs left
+        comparing.compare(sweep, left)
+    table = pd.read_parquet(sweep / "comparisons" / "line.parquet")
+    assert len(table) == len(table[["job", "other"]].drop_duplicates()) == 6
+    assert pairs.left(sweep, entries, line) == []
+
+
 def test_snapshots_are_compared_step_by_step(sweep):
     (run, *_) = compare(sweep, line={**LINE, "steps": [0, 2]})
     assert run.pairs["line"]["step"].tolist() == [0, 2, 0, 2]

@@ -1,5 +1,7 @@
 """One step of gradient descent beside three flows."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,9 @@ from problems import measured, state
 from experiments import discretization_drift
 from lmech import claims, reproducing
 from lmech.collecting import Run
+from lmech.observables import gradient
 from lmech.observables.drift import discretization_drift as drift
+from lmech.observables.matrices import flat
 
 pytestmark = pytest.mark.usefixtures("x64")
 SMALL = ("dataset=gaussian", "dataset.train_size=20", "dataset.test_size=4", "dataset.dimension=4",
@@ -35,10 +39,27 @@ def test_on_a_quadratic_the_flows_errors_are_known():
     assert values[""] == values["gradient_flow"]
 
 
-@pytest.mark.parametrize("setting", [("optimizer=adam",), ("batch_size=5",)])
+def test_with_a_parametrization_they_are_the_flows_of_the_scaled_weights():
+    """In u = C^-½ w a step is one of gradient descent on the Hessian S H S, S = C^½."""
+    own = ("parametrization=mup", "parametrization.base_width=2", "model.width=8")
+    at = state(*SMALL, *own, "optimizer.learning_rate=0.05")
+    c = np.asarray(flat(jax.tree.map(jnp.full_like, at.params, at.scales.learning_rate)))
+    assert len(set(c)) > 1
+    found = {}
+    for eta in (0.05, 0.025):
+        here = at._replace(hyperparameters={"learning_rate": jnp.asarray(eta)})
+        found[eta] = measured(drift(), here)
+    g = np.asarray(flat(gradient(at)))
+    np.testing.assert_allclose(found[0.05]["update"], 0.05 * np.linalg.norm(c * g))
+    for flow, order in (("gradient_flow", 2), ("modified_loss", 3), ("principal_flow", 3)):
+        slope = np.log2(found[0.05][flow] / found[0.025][flow])
+        assert abs(slope - order) < 0.2, flow
+
+
+@pytest.mark.parametrize("setting", ["optimizer=adam", "batch_size=5", "clip_norm=1.0"])
 def test_what_is_no_full_batch_descent_is_refused(setting):
     with pytest.raises(ValueError, match="of full-batch gradient descent"):
-        measured(drift(), state(*SMALL, *setting))
+        measured(drift(), state(*SMALL, setting))
 
 
 def run(depth, rate, seed):

@@ -123,6 +123,20 @@ def test_the_source_of_a_users_code_enters_the_id(tmp_path, monkeypatch):
     assert found[0] != found[1]
 
 
+def test_a_call_inside_a_list_enters_the_id_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    node = {"_target_": "lmech.models.mlp.mlp", "blocks": [{"_target_": "own_block.block"}]}
+    found = []
+    for constant in ("1.0", "2.0"):
+        (tmp_path / "own_block.py").write_text(f"def block():\n    return {constant}\n")
+        planning.forget()
+        found.append(planning.sources(node, "model"))
+    assert [[target for target, _ in pairs] for pairs in found] == [
+        ["lmech.models.mlp.mlp", "own_block.block"]
+    ] * 2
+    assert found[0][1] != found[1][1]
+
+
 def test_jobs_that_differ_in_inputs_share_a_program_and_widths_do_not():
     inputs = planning.expand(FAST, {"seed": [0, 1], "optimizer.learning_rate": [0.1, 0.2]})
     assert len(planning.group(inputs)) == 1

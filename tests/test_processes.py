@@ -96,6 +96,20 @@ def test_the_midpoint_is_the_weighted_mean_of_three_iterates():
 SPY = Observable(lambda _: (), lambda state, memory: (memory, {"": flat(state.params)}))
 
 
+def test_the_midpoint_is_the_same_beside_what_looks_further_back():
+    further = SPY._replace(past=3)
+    recorder, _ = train(
+        [job("observables=[loss]", "steps=5", "precision=float64")],
+        observables={"weights": SPY, "middle": processes.at_midpoints(SPY), "far": further},
+        every={"weights": 1, "middle": 1, "far": 1},
+    )
+    weights, middle = (column(recorder, 0, name) for name in ("weights", "middle"))
+    expected = (weights[2] + 2 * weights[3] + weights[4]) / 4
+    np.testing.assert_allclose(middle[4], expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="no past weights"):
+        processes.at_midpoints(further)
+
+
 @pytest.mark.slow
 def test_midpoints_between_chunks_and_inside_them_are_the_same():
     def run(every):

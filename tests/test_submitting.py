@@ -147,7 +147,7 @@ def test_the_script_asks_for_what_the_settings_say(cluster):
     assert place == f"cd {cluster.parent} || exit"
     assert before == ["module load cuda", "ulimit -n 4096"]
     assert program == (
-        f"srun --ntasks=1 --cpus-per-task=3 {sys.executable} -m lmech resume {sweep} "
+        f"srun --ntasks=1 --cpus-per-task=3 {sys.executable} -P -m lmech resume {sweep} "
         '--batch "$SLURM_ARRAY_TASK_ID"'
     )
     assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text

@@ -112,6 +112,49 @@ def test_devices_are_not_taken_where_copies_of_the_data_have_no_room(monkeypatch
         assert memo.exists() == (devices == 2)  # another time there may be room
 
 
+def test_side_by_side_is_not_tried_where_it_has_no_room(monkeypatch, tmp_path):
+    batch = building.build([job("steps=1000", f"seed={i}") for i in range(3)])
+    sides = replace(batch.program, mode="vmap")
+    need = next(
+        free
+        for free in range(0, 2**24, 2**10)
+        if tuning.lanes(batch._replace(program=sides), free) == 3
+    )
+    tried = []
+
+    def seconds(_, program, __):
+        tried.append(program.mode)
+        return 0.1, WAYS[program.mode, program.devices]
+
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    for free, modes in ((need, ["map", "vmap"]), (need - 2**10, ["map"])):
+        tried.clear()
+        memo = tmp_path / str(free)
+        monkeypatch.setattr(tuning, "free_memory", lambda free=free: free)
+        assert tuning.fastest(batch, 1, memo).mode == modes[-1]
+        assert tried == modes
+        assert memo.exists() == (len(modes) == 2)
+
+
+def test_every_limit_above_the_process_counts_and_cached_files_do_not(monkeypatch, tmp_path):
+    free = 2**40
+    monkeypatch.setattr(tuning.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(tuning, "CGROUP", tmp_path / "groups")
+    monkeypatch.setattr(tuning, "OWN_CGROUP", tmp_path / "own")
+    assert tuning.free_memory() == free  # no groups here
+    (tmp_path / "own").write_text("4:memory:/old\n0::/job/step\n")
+    groups = {"job/step": ("max", 100, 0), "job": (5000, 4000, 700), "": (9000, 1000, 0)}
+    for name, (most, now, cached) in groups.items():
+        folder = tmp_path / "groups" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{now}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+    assert tuning.free_memory() == 1700  # the job's: 1000 and what its cached files take
+    (tmp_path / "own").write_text("0::/../elsewhere\n")
+    assert tuning.free_memory() == 8000
+
+
 @pytest.mark.parametrize(
     ("waits", "found"),
     [

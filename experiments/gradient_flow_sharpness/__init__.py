@@ -1,4 +1,4 @@
-"""No step of gradient descent sharpens the gradient-flow solution (Kreisler et al. 2023)."""
+"""In products of weights no step sharpens the gradient-flow solution (Kreisler et al. 2023)."""
 
 from collections.abc import Sequence
 from typing import Any

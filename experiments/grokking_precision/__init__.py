@@ -1,4 +1,4 @@
-"""Without weight decay rounding ends the learning of addition, before a net generalises."""
+"""Without weight decay rounding makes the loss jump; scaled logits keep addition unlearnt."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Under μP the sharpness along training does not depend on the width (Noci et al. 2024)."""
+"""Sharpness in training settles with the width under μP, fades under NTK (Noci et al. 2024)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""SGD's minima obey η tr(H) ≤ 2, gradient descent's only ηλ₁ ≤ 2 (Wu & Su 2023; Dexter et al.)."""
+"""SGD on single examples ends where η tr(H) ≤ 2, full batches where ηλ₁ ≤ 2 (Wu & Su 2023)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

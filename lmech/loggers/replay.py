@@ -183,7 +183,7 @@ class Beside:
 def _start(logger: Beside, folder: Path) -> subprocess.Popen[bytes]:
     """The process beside; it ends when its standard input does, as where this process is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmech.loggers"],
+        [sys.executable, "-P", "-m", "lmech.loggers"],  # a user's module shadows none
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from lmech import sampling
 from lmech.datasets import Data, Examples, take
-from lmech.optimizers import Hyperparameters, Optimizer
+from lmech.optimizers import CLIP, Hyperparameters, Optimizer
 from lmech.parametrization import Scales, descend
 from lmech.problem import Evaluation, Params, Problem, loss_and_gradient
 
@@ -138,6 +138,16 @@ def gradient(state: State) -> Params:
     if state.gradient is not None and state.batch_size is None:
         return state.gradient
     return loss_and_gradient(state.problem, state.params, state.data.train, state.microbatch)[1]
+
+
+def only_descent(name: str, state: State) -> None:
+    """Raise ValueError where an update is not −ηC∇L of the whole training set."""
+    plain = state.optimizer.preconditioning is not None and CLIP not in state.hyperparameters
+    if not plain or jax.tree.leaves(state.optimizer_state) or state.batch_size is not None:
+        raise ValueError(
+            f"{name} is of full-batch gradient descent: optimizer=gd, batch_size=null, "
+            "clip_norm=null"
+        )
 
 
 def next_update(state: State) -> tuple[Params, Any]:

@@ -13,7 +13,7 @@ from lmech.numerics.tracking import Policy, Track
 from lmech.observables import Count, Memory, Observable, State, Values, matrices
 from lmech.observables.curvature import EXTENSIONS, NonNegative, followed, started
 from lmech.observables.matrices import flat, unravel
-from lmech.optimizers import Preconditioning
+from lmech.optimizers import CLIP, Preconditioning
 from lmech.problem import Params, count, loss_and_gradient, total_loss
 
 CRITICAL = 2.0
@@ -116,10 +116,11 @@ def central_flow(
 
 def _process(state: State) -> Preconditioning:
     """The optimizer's, with the parametrization's learning rates in P. Raises ValueError."""
-    if state.optimizer.preconditioning is None or state.batch_size is not None:
+    clips = CLIP in state.hyperparameters
+    if state.optimizer.preconditioning is None or state.batch_size is not None or clips:
         raise ValueError(
             "central_flow describes full-batch gradient descent, RMSProp and scalar RMSProp: "
-            "choose one of these with batch_size=null, or leave central_flow out"
+            "choose one of these with batch_size=null and clip_norm=null, or leave it out"
         )
     own = state.optimizer.preconditioning(
         state.hyperparameters, state.optimizer_state, state.params

@@ -17,6 +17,7 @@ from lmech.observables import (
     matrices,
     memoryless,
     next_update,
+    only_descent,
 )
 from lmech.observables.matrices import flat, unravel
 
@@ -28,20 +29,21 @@ def discretization_drift(substeps: Count = 8) -> Observable:
     error analysis, by O(η³) (Barrett & Dherin 2021). ``principal_flow`` ẇ = H⁻¹ log(1 − ηH)∇L/η,
     which is exact where H is constant and ηλ₁ < 1, by O(η³) (Rosca et al. 2023, "On a continuous
     time model of gradient descent dynamics and instability in deep learning"); beyond that its
-    logarithm is complex, and log|1 − ηλ| is taken. Runge–Kutta of fourth order, ``substeps`` a
-    step. Forms the Hessian, P × P: for small nets, in float64, as the errors are small. Its
-    own column is that of gradient flow.
+    logarithm is complex, and log|1 − ηλ| is taken. All three are those of the weights over the
+    roots of their learning-rate multipliers C, in which a step w ← w − ηC∇L is one of gradient
+    descent; ‖·‖ is of the weights themselves. Runge–Kutta of fourth order, ``substeps`` a step.
+    Forms the Hessian, P × P: for small nets, in float64, as the errors are small. Its own column is
+    that of gradient flow.
 
-    Raises ValueError for an optimizer with a state (momentum, Adam) and for minibatches.
+    Raises ValueError for what is no full-batch gradient descent: an optimizer with a state
+    (momentum, Adam), minibatches, clipping.
     """
 
     def measure(state: State) -> Values:
-        if jax.tree.leaves(state.optimizer_state) or state.batch_size is not None:
-            raise ValueError(
-                "discretization_drift is of full-batch gradient descent: optimizer=gd, "
-                "batch_size=null"
-            )
+        only_descent("discretization_drift", state)
         w, eta = flat(state.params), state.hyperparameters["learning_rate"]
+        rates = jax.tree.map(jnp.full_like, state.params, state.scales.learning_rate)
+        root = jnp.sqrt(flat(rates))
         step = flat(next_update(state)[0])
 
         def at(w: jax.Array) -> State:
@@ -53,9 +55,9 @@ def discretization_drift(substeps: Count = 8) -> Observable:
             return lax.fori_loop(0, substeps, once, w)
 
         flows = {
-            "gradient_flow": lambda w: -flat(gradient(at(w))),
-            "modified_loss": lambda w: _modified(at(w), eta),
-            "principal_flow": lambda w: _principal(at(w), eta),
+            "gradient_flow": lambda w: -(root**2) * flat(gradient(at(w))),
+            "modified_loss": lambda w: _modified(at(w), eta, root),
+            "principal_flow": lambda w: _principal(at(w), eta, root),
         }
         apart = {n: jnp.linalg.norm(w + step - after(flow)) for n, flow in flows.items()}
         return {"": apart["gradient_flow"], "update": jnp.linalg.norm(step), **apart}
@@ -63,18 +65,19 @@ def discretization_drift(substeps: Count = 8) -> Observable:
     return memoryless(measure)
 
 
-def _modified(state: State, eta: jax.Array) -> jax.Array:
-    """−∇(L + ¼η‖∇L‖²) = −(1 + ½ηH)∇L."""
-    g = flat(gradient(state))
-    return -g - eta / 2 * matrices.operator(state)(g[None])[0]
+def _modified(state: State, eta: jax.Array, root: jax.Array) -> jax.Array:
+    """−∇(L + ¼η‖∇L‖²) = −(1 + ½ηH)∇L; with C, whose root is S = ``root``, −(C + ½ηCHC)∇L."""
+    g = root**2 * flat(gradient(state))
+    return -g - eta / 2 * root**2 * matrices.operator(state)(g[None])[0]
 
 
-def _principal(state: State, eta: jax.Array) -> jax.Array:
-    """H⁻¹ log|1 − ηH| ∇L/η."""
-    g = flat(gradient(state))
-    values, vectors = lapack.eigh(curvature.dense(matrices.operator(state), g.size, g.dtype))
+def _principal(state: State, eta: jax.Array, root: jax.Array) -> jax.Array:
+    """H⁻¹ log|1 − ηH| ∇L/η; with C = S², that of SHS and S∇L, times S."""
+    g = root * flat(gradient(state))
+    dense = curvature.dense(matrices.operator(state), g.size, g.dtype)
+    values, vectors = lapack.eigh(root[:, None] * dense * root[None])
     x = eta * values
     flat_enough = jnp.abs(x) < jnp.finfo(g.dtype).eps ** 0.5
     safe = jnp.where(flat_enough, 1, x)
     factor = jnp.where(flat_enough, -1 - x / 2, jnp.log(jnp.abs(1 - safe)) / safe)
-    return vectors @ (factor * (vectors.T @ g))
+    return root * (vectors @ (factor * (vectors.T @ g)))

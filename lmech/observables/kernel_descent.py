@@ -14,7 +14,7 @@ from lmech.numerics import kernel_descent as descent
 from lmech.numerics import kernels, trees
 from lmech.numerics.infinite_width import mlp_kernels
 from lmech.numerics.kernel_descent import Spectrum
-from lmech.observables import Count, Memory, Observable, State, Values
+from lmech.observables import Count, Memory, Observable, State, Values, only_descent
 from lmech.problem import Problem
 
 Variances = Annotated[list[Annotated[FiniteFloat, Ge(0)]], MinLen(1)]
@@ -118,10 +118,7 @@ def kernel_descent(k: Count = 4, infinite: Wide | None = None) -> Observable:
 
 def _check(state: State) -> None:
     """Raise ValueError for a training of which the kernel is not the whole story."""
-    if jax.tree.leaves(state.optimizer_state) or state.batch_size is not None:
-        raise ValueError(
-            "kernel_descent is of full-batch gradient descent: optimizer=gd, batch_size=null"
-        )
+    only_descent("kernel_descent", state)
     if state.data.train.weight is not None:
         raise ValueError("kernel_descent takes the whole training set: data_fraction=null")
     if not _squared(state.problem):

@@ -34,11 +34,14 @@ def at_midpoints(of: Observable) -> Observable:
     At the edge of stability the iterates bounce along the sharpest direction, w = w̄ + (−1)ᵗδ, and
     this average takes the bounce out: w̄'s curvature is smooth in t where the iterates' is not
     (Cohen et al. 2025, "Understanding optimization in deep learning with central flows"). Not a
-    number at the first two steps. The row at step t is about t − 1.
+    number at the first two steps. The row at step t is about t − 1. Raises ValueError for an
+    observable that looks at past weights itself.
     """
+    if of.past:
+        raise ValueError("at_midpoints takes an observable that looks at no past weights")
 
     def midpoint(state: State) -> State:
-        first, second = state.past
+        first, second = state.past[:2]  # another observable may have asked for more
         params = jax.tree.map(lambda a, b, c: (a + 2 * b + c) / 4, second, first, state.params)
         return state._replace(params=params, evaluation=None, gradient=None)
 
@@ -46,7 +49,7 @@ def at_midpoints(of: Observable) -> Observable:
     return Observable(
         of.init,
         lambda state, memory: of.measure(midpoint(state), memory),
-        past=2 + of.past,
+        past=2,
         needs=of.needs,
         warm=of.warm,
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu" if "gpu" not in sys.argv[1:] else "")
 
-from scripts.bench import TABLES, asked, measure, tables
+from scripts.bench import TABLES, about, asked, measure, tables
 
 TINY = "**Tiny sizes, to see that it runs: these numbers mean nothing.**"
 
@@ -104,7 +104,7 @@ def main() -> None:
     found = arguments()
     if found.page:
         read = [json.loads(Path(file).read_text(encoding="utf-8")) for file in found.tables]
-        print(tables.page(read, TABLES), end="")
+        print(tables.page(read, {name: about(name) for name in TABLES}), end="")
     elif len(found.tables) == 1:
         given = {name: getattr(found, name) for name in asked.Asked._fields}
         paths = {name: given[name] and given[name].absolute() for name in ("out", "peers", "keep")}

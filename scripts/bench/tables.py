@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -206,7 +206,7 @@ def _measured(told: Mapping[str, Any]) -> Iterator[str]:
             verdict = "met" if target["met"] else "**not met**"
             limits = f": {target['limits']}" if target["limits"] and not target["met"] else ""
             yield (
-                f"- {target['what']}: {shown(target['value'])}, target {target['relation']} "
+                f"- {target['what']}: {_judged(target)}, target {target['relation']} "
                 f"{_digits(target['bound'])}: {verdict}{limits}"
             )
         if part["commands"]:
@@ -226,20 +226,23 @@ def _origin(told: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
-    """All documents as a page of Markdown, targets first, tables in order of ``names``.
+def page(documents: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> str:
+    """All documents as a page of Markdown, targets first, tables in order of ``about``.
 
-    A table may have been measured on several machines. The page names the tables that it lacks.
+    ``about``: name → what the table measures. It may have been measured on several machines. The
+    page names the tables that it lacks.
     """
     ordered = sorted(documents, key=lambda told: (told["machine"]["processor"], told["date"]))
-    found = {name: [told for told in ordered if told["table"] == name] for name in names}
+    found = {name: [told for told in ordered if told["table"] == name] for name in about}
     absent = [name for name, own in found.items() if not own]
     lines = [
         "# What it costs",
         "",
         "Written by `python -m scripts.bench --page docs/bench/*.json` from what `make bench`",
         "measured; those files have the tables in JSON, each with its machine, versions and date.",
-        "Ratios are medians over paired repetitions of one run, with their range in brackets.",
+        "Ratios are medians over paired repetitions of one run, with their range in brackets (some",
+        "of earlier commits have none at their targets; each names its commit). A share of GFLOP/s",
+        "is a median of quotients, and may differ from the quotient of the two medians beside it.",
         *([f"Tables that are not on this page: {', '.join(absent)}."] if absent else []),
         "",
         "## Targets",
@@ -248,17 +251,32 @@ def page(documents: Sequence[Mapping[str, Any]], names: Collection[str]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for told in (told for own in found.values() for told in own):
-        for target in (target for part in told["parts"] for target in part["targets"]):
-            bound = f"{target['relation']} {_digits(target['bound'])}"
-            met = "met" if target["met"] else "**not met**"
-            cells = (f"[{told['table']}](#{told['table']})", told["machine"]["processor"])
-            cells = (*cells, target["what"], shown(target["value"]), bound, met)
-            lines.append("| " + " | ".join(cells) + " |")
+        place = f"| [{told['table']}](#{told['table']}) | {told['machine']['processor']} |"
+        for part in told["parts"]:
+            for target in part["targets"]:
+                bound = f"{target['relation']} {_digits(target['bound'])}"
+                met = "met" if target["met"] else "**not met**"
+                what = f"{part['title']}: {target['what']}"
+                lines.append(f"{place} {what} | {_judged(target)} | {bound} | {met} |")
     for name, own in found.items():
-        lines += ["", f"## {name}"] if own else []
+        lines += ["", f"## {name}", "", *_plain(about[name])] if own else []
         for told in own:
             lines += ["", *_measured(told)]
     return "\n".join(lines) + "\n"
+
+
+def _judged(target: Mapping[str, Any]) -> str:
+    """A target's value, with a digit more where its rounding hides which side it is on."""
+    text, bound = shown(target["value"]), _digits(target["bound"])
+    ratio = target["value"] if isinstance(target["value"], Mapping) else None
+    value = ratio["median"] if ratio else target["value"]
+    hidden = not target["met"] and _digits(value) == bound
+    return text.replace(bound, f"{value:.4g}", 1) if hidden else text
+
+
+def _plain(docstring: str) -> list[str]:
+    """A docstring as Markdown: its code has one backquote, and asterisks are its own."""
+    return docstring.replace("``", "`").splitlines()
 
 
 def write(told: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
