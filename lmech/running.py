@@ -22,6 +22,7 @@ from lmech import (
     standing,
     states,
     summing,
+    together,
     training,
     tuning,
 )
@@ -231,7 +232,8 @@ def _guarded(
 
     Halves go on from the batch's last state, in fewer lanes if memory was short. A job that fails
     alone has its traceback in its folder; a result that it already had stays. Returns statuses, and
-    why the failed ones did. Raises StoppedError where no batch could go on: on a full disk.
+    why the failed ones did. Raises StoppedError where no batch could go on: on a full disk. Where
+    several processes are one run nothing is tried again here, and what was raised is raised.
     """
     statuses: dict[str, str] = {}
     reasons: Reasons = {}
@@ -246,6 +248,8 @@ def _guarded(
         journal.write(place, one_line(stopped))
         raise
     except Exception as error:
+        if together.several() and not isinstance(error, HOPELESS):
+            raise  # the others may be in the midst of it: all end, and for the log it is a death
         if isinstance(error, OSError) and error.errno in FULL:
             with suppress(OSError):  # not a death
                 journal.write(place, one_line(error))

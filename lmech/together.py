@@ -10,6 +10,8 @@ on its share of the examples, and write nothing.
 import os
 import pickle
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -39,6 +41,7 @@ class Task(NamedTuple):
 
 
 WAY = ("mode", "capacity", "room")
+PAGE = 4096
 NO, YES, LAST = range(3)
 """Whether a state is due: no, yes, yes and then it stops."""
 
@@ -47,7 +50,8 @@ NO, YES, LAST = range(3)
 def led(execution: Mapping[str, Any]) -> Iterator[None]:
     """The block is the first process's; any other follows it, and then raises FollowedError.
 
-    Raises ConfigError where there are not as many processes as the config says.
+    Raises ConfigError where there are not as many processes as the config says. What is raised in
+    the block, but for StoppedError, ends this process and with it the others.
     """
     if not execution.get("processes"):
         yield
@@ -61,7 +65,11 @@ def led(execution: Mapping[str, Any]) -> Iterator[None]:
     except StoppedError:
         _tell(None)
         raise
-    _tell(None)  # any other exception leaves them in the middle of a batch: they end with us
+    except Exception:  # the others are in the midst of a batch, and end with us
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # a usual end waits for theirs, five minutes
+    _tell(None)
 
 
 def _join(count: int) -> None:
@@ -87,6 +95,11 @@ def _given(key: str) -> int | None:
     return None if text is None else int(text)
 
 
+def several() -> bool:
+    """Whether other processes compute with this one."""
+    return jax.distributed.is_initialized()
+
+
 def train(
     configs: Sequence[Config],
     setup: building.Setup,
@@ -101,7 +114,7 @@ def train(
 
     ``stopping`` says whether a state that is due is to be the last thing that happens.
     """
-    if not jax.distributed.is_initialized():
+    if not several():
         return engine.train(*setup, lanes=lanes, saved=saved, save=save, snapshots=snapshots)
     way = {name: getattr(setup.program, name) for name in WAY}
     _tell(Task(configs, way, lanes, saved, snapshots))
@@ -147,12 +160,14 @@ def _agreed(answer: int) -> int:
 
 
 def _tell(task: Task | None) -> None:
-    content = np.frombuffer(pickle.dumps(task), np.uint8)
-    _agreed(len(content))
-    multihost_utils.broadcast_one_to_all(content)
+    content = pickle.dumps(task)
+    pages = -(-len(content) // PAGE)  # a state may have more bytes than an int32 can count
+    _agreed(pages)
+    padded = np.frombuffer(content.ljust(pages * PAGE, b"\0"), np.uint8)
+    multihost_utils.broadcast_one_to_all(padded)  # what follows a pickle is not read
 
 
 def _told() -> Task | None:
-    content = multihost_utils.broadcast_one_to_all(np.zeros(_agreed(0), np.uint8))
+    content = multihost_utils.broadcast_one_to_all(np.zeros(_agreed(0) * PAGE, np.uint8))
     task: Task | None = pickle.loads(content.tobytes())  # noqa: S301 of our own first process
     return task

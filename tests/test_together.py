@@ -25,7 +25,7 @@ def port():
         return free.getsockname()[1]
 
 
-def started(folder, *words):
+def started(folder, *words, program=("-m", "lmech")):
     """Both processes of one run."""
     shared = {
         **os.environ,
@@ -33,7 +33,7 @@ def started(folder, *words):
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port()}",
         "LMECH_PROCESSES": "2",
     }
-    command = [sys.executable, "-m", "lmech", *RUN, "execution.processes=2", *words]
+    command = [sys.executable, *program, *RUN, "execution.processes=2", *words]
     return [
         subprocess.Popen(
             command,
@@ -94,3 +94,26 @@ def test_two_processes_are_one_run_and_go_on_after_a_signal(tmp_path, monkeypatc
 def test_several_processes_share_the_examples_of_a_run(capsys):
     assert main([*RUN[:-1], "execution.processes=2"]) == 2
     assert "set execution.share=examples" in capsys.readouterr().err
+
+
+FULL = """
+import errno, sys
+from lmech import cli, results
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+results.write_job = full
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_what_fails_in_the_first_process_ends_both_and_the_same_command_goes_on(tmp_path):
+    codes, told = ended(started(tmp_path, "steps=20", program=("-c", FULL)))
+    assert 0 not in codes
+    assert "No space left on device" in told[0][1]
+    assert files(tmp_path) == {}
+    codes, told = ended(started(tmp_path, "steps=20"))
+    assert codes == [0, 0], told
+    assert len(files(tmp_path)) == 2
