@@ -58,18 +58,33 @@ def led(execution: Mapping[str, Any]) -> Iterator[None]:
         return
     _join(execution["processes"])
     if jax.process_index() > 0:
-        _follow()
+        with _ending_all():
+            _follow()
         raise FollowedError
     try:
-        yield
+        with _ending_all():
+            yield
     except StoppedError:
         _tell(None)
         raise
-    except Exception:  # the others are in the midst of a batch, and end with us
+    _tell(None)
+
+
+@contextmanager
+def _ending_all() -> Iterator[None]:
+    """What is raised in the block, but for StoppedError, ends all the processes.
+
+    The others are in the midst of a batch, and end with this one. At once: by the usual way it
+    would wait five minutes for them.
+    """
+    try:
+        yield
+    except StoppedError:
+        raise
+    except Exception:
         traceback.print_exc()
         sys.stderr.flush()
-        os._exit(1)  # a usual end waits for theirs, five minutes
-    _tell(None)
+        os._exit(1)
 
 
 def _join(count: int) -> None:

@@ -97,22 +97,28 @@ def test_several_processes_share_the_examples_of_a_run(capsys):
 
 
 FULL = """
-import errno, sys
-from lmech import cli, results
+import errno, os, sys
+from lmech import cli, together
 
-def full(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
+agreed = together._agreed
 
-results.write_job = full
+def full(answer):
+    if os.environ["LMECH_PROCESS"] == "{process}" and answer in (together.NO, together.YES):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return agreed(answer)
+
+together._agreed = full
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
-def test_what_fails_in_the_first_process_ends_both_and_the_same_command_goes_on(tmp_path):
-    codes, told = ended(started(tmp_path, "steps=20", program=("-c", FULL)))
+@pytest.mark.parametrize("process", [0, 1])
+def test_what_fails_in_one_process_ends_both_and_the_same_command_goes_on(tmp_path, process):
+    program = ("-c", FULL.format(process=process))
+    codes, told = ended(started(tmp_path, "steps=20", program=program))
     assert 0 not in codes
-    assert "No space left on device" in told[0][1]
+    assert "No space left on device" in told[process][1]
     assert files(tmp_path) == {}
     codes, told = ended(started(tmp_path, "steps=20"))
     assert codes == [0, 0], told
