@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lmech import planning, sweeps
+from lmech import planning, sweeps, values
 from lmech.values import ConfigError
 
 FAST = ["dataset=chebyshev", "observables=[loss]"]
@@ -135,6 +135,11 @@ def test_a_call_inside_a_list_enters_the_id_too(tmp_path, monkeypatch):
         ["lmech.models.mlp.mlp", "own_block.block"]
     ] * 2
     assert found[0][1] != found[1][1]
+
+
+def test_a_call_inside_a_list_is_checked():
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.blocks\.1\.typo'"):
+        values.argument("model.blocks", [1, {"_target_": "lmech.losses.mse", "typo": 1}], list)
 
 
 def test_jobs_that_differ_in_inputs_share_a_program_and_widths_do_not():
