@@ -89,15 +89,9 @@ def _sent(folder: Path, cluster: Cluster, batches: list[int]) -> tuple[int, Path
     at = (folder / FOLDER).absolute()
     sent = submissions(folder)
     file = at / f"{len(sent)}.sh"
-    program = [
-        sys.executable,
-        "-P",
-        "-m",
-        "lmech",
-        *project.words(),
-        "resume",
-        str(folder.absolute()),
-    ]
+    # -P: no module of the working directory is imported before an installed one.
+    python = [sys.executable, "-P", "-m", "lmech"]
+    program = [*python, *project.words(), "resume", str(folder.absolute())]
     name = f"lmech-{folder.parent.name}"
     write_text(file, slurm.script(cluster, name, batches, program, at))
     array = slurm.send(file)
