@@ -22,25 +22,28 @@ class Due:
     def __init__(self, seconds: float) -> None:
         """Nothing asked for yet."""
         self._seconds = seconds
-        self._last = time.monotonic()
+        self._at = time.monotonic()
         self._asked: str | None = None
+        self._ending = False
 
     def stop(self, number: int, _frame: Any = None) -> None:
         """A signal's handler: save at the next chance, then stop."""
         self._asked = signal.Signals(number).name
 
     def __call__(self) -> bool:
-        """Whether to save now."""
-        return self._asked is not None or time.monotonic() - self._last >= self._seconds
+        """Whether to save now. If so, ``last`` says whether to stop then; later signals wait."""
+        self._ending = self._asked is not None
+        return self._ending or time.monotonic() - self._at >= self._seconds
 
-    def stopping(self) -> bool:
-        """Whether a signal asked to stop."""
-        return self._asked is not None
+    def last(self) -> bool:
+        """Whether the state that was found due is the last."""
+        return self._ending
 
     def saved(self, step: int) -> None:
-        """It has been saved. Raises StoppedError if a signal asked to stop."""
-        self._last = time.monotonic()
-        self.check(f"at step {step}")
+        """It has been saved. Raises StoppedError if that was the last, as was decided before."""
+        self._at = time.monotonic()
+        if self._ending:
+            self.check(f"at step {step}")
 
     def check(self, where: str) -> None:
         """Raise StoppedError if a signal asked to stop: nothing is left to be saved here."""

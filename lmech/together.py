@@ -122,12 +122,13 @@ def train(
     lanes: int | None,
     saved: Saved | None,
     save: Callable[[], bool],
-    stopping: Callable[[], bool],
+    last: Callable[[], bool],
     snapshots: set[int],
 ) -> Iterator[Event]:
     """``engine.train``, by all processes if there are several.
 
-    ``stopping`` says whether a state that is due is to be the last thing that happens.
+    ``last`` says whether the state that ``save`` found due is the last thing that happens. The
+    others are told, so what it said once holds: after any other state the first may not stop.
     """
     if not several():
         return engine.train(*setup, lanes=lanes, saved=saved, save=save, snapshots=snapshots)
@@ -135,7 +136,7 @@ def train(
     _tell(Task(configs, way, lanes, saved, snapshots))
 
     def said() -> bool:
-        return _agreed(save() * (LAST if stopping() else YES)) != NO
+        return _agreed(save() * (LAST if last() else YES)) != NO
 
     return engine.train(*setup, lanes=lanes, saved=saved, save=said, snapshots=snapshots)
 

@@ -86,7 +86,7 @@ def run_batch(
             lanes=batch.execution["lanes"],
             saved=saved,
             save=run.due,
-            stopping=run.due.stopping,
+            last=run.due.last,
             snapshots={step for job in batch.jobs for step in job.config["snapshots"]},
         ):
             match event:

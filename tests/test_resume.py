@@ -21,6 +21,7 @@ from lmech.checkpoints import merged
 from lmech.cli import main
 from lmech.lanes import Record, Saved
 from lmech.recorder import Recorder
+from lmech.stopping import Due, StoppedError
 
 WORDS = [
     *("-m", "dataset=digits", "dataset.train_size=60", "model.width=8", "steps=40"),
@@ -246,6 +247,18 @@ def test_two_processes_on_one_sweep_share_its_batches(elsewhere, uninterrupted):
     parquet = sorted(content for name, content in found.items() if name.endswith("parquet"))
     assert {c for name, c in uninterrupted.items() if name.endswith("parquet")} <= set(parquet)
     assert not list(elsewhere.glob("outputs/*/*/batches/*"))
+
+
+def test_a_signal_after_it_was_decided_to_go_on_waits_for_the_next_state():
+    due = Due(0)
+    assert due()
+    due.stop(signal.SIGUSR1)
+    assert not due.last()
+    due.saved(3)
+    assert due()
+    assert due.last()
+    with pytest.raises(StoppedError, match="stopped by SIGUSR1 at step 4"):
+        due.saved(4)
 
 
 @pytest.mark.slow

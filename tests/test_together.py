@@ -48,7 +48,11 @@ def started(folder, *words, program=("-m", "lmech")):
 
 
 def ended(processes):
-    told = [process.communicate(timeout=300) for process in processes]
+    try:
+        told = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # nothing, to one that has ended
     return [process.returncode for process in processes], told
 
 
@@ -94,6 +98,40 @@ def test_two_processes_are_one_run_and_go_on_after_a_signal(tmp_path, monkeypatc
 def test_several_processes_share_the_examples_of_a_run(capsys):
     assert main([*RUN[:-1], "execution.processes=2"]) == 2
     assert "set execution.share=examples" in capsys.readouterr().err
+
+
+ASKED_LATE = """
+import os, signal, sys
+from lmech import cli, together
+
+train = together.train
+
+def late(*args, last, **options):
+    asked = []
+
+    def asking():
+        said = last()
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGUSR1))
+        return said
+
+    return train(*args, last=asking, **options)
+
+together.train = late
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_after_it_was_decided_to_go_on_stops_at_the_next_state(tmp_path):
+    """The first may not stop where it has told the others to go on."""
+    words = ("steps=1500", "execution.save_every=0")
+    codes, told = ended(started(tmp_path, *words, program=("-c", ASKED_LATE)))
+    assert codes == [75, 0], told
+    assert "stopped by SIGUSR1 at step" in told[0][1]
+    codes, told = ended(started(tmp_path, "steps=1500"))
+    assert codes == [0, 0], told
+    assert len(files(tmp_path)) == 2
 
 
 FULL = """
