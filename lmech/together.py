@@ -100,6 +100,9 @@ def _join(count: int) -> None:
                 f"--ntasks={count}, or set JAX_COORDINATOR_ADDRESS, LMECH_PROCESSES and "
                 f"LMECH_PROCESS ({str(error).splitlines()[0]})"
             ) from error
+        if jax.process_count() == count:
+            # Connect now: the others wait 30 s for a first collective, later ones for ever.
+            multihost_utils.sync_global_devices("lmech")
     if jax.process_count() != count:
         raise ConfigError(f"execution.processes={count}, but {jax.process_count()} were started")
 

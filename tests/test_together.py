@@ -134,6 +134,29 @@ def test_a_signal_after_it_was_decided_to_go_on_stops_at_the_next_state(tmp_path
     assert len(files(tmp_path)) == 2
 
 
+SLOW = """
+import sys, time
+from lmech import cli, together
+
+tell = together._tell
+
+def slow(task):
+    time.sleep(35 if task else 0)
+    tell(task)
+
+together._tell = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_the_first_as_long_as_it_plans(tmp_path):
+    """More than the 30 s that JAX's CPU waits for a process at their first collective."""
+    codes, told = ended(started(tmp_path, "steps=20", program=("-c", SLOW)))
+    assert codes == [0, 0], told
+    assert len(files(tmp_path)) == 2
+
+
 FULL = """
 import errno, os, sys
 from lmech import cli, together
