@@ -72,7 +72,7 @@ def led(execution: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _ending_all() -> Iterator[None]:
-    """What is raised in the block, but for StoppedError, ends all the processes.
+    """What is raised in the block, an interrupt too but not StoppedError, ends all the processes.
 
     The others are in the midst of a batch, and end with this one. At once: by the usual way it
     would wait five minutes for them.
@@ -81,6 +81,9 @@ def _ending_all() -> Iterator[None]:
         yield
     except StoppedError:
         raise
+    except KeyboardInterrupt:
+        print("\nlmech: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
@@ -101,7 +104,7 @@ def _join(count: int) -> None:
                 f"LMECH_PROCESS ({str(error).splitlines()[0]})"
             ) from error
         if jax.process_count() == count:
-            # Connect now: the others wait 30 s for a first collective, later ones for ever.
+            # Now: the others wait 30 s for a first collective, ten minutes and more for later ones.
             multihost_utils.sync_global_devices("lmech")
     if jax.process_count() != count:
         raise ConfigError(f"execution.processes={count}, but {jax.process_count()} were started")

@@ -47,9 +47,16 @@ def started(folder, *words, program=("-m", "lmech")):
     ]
 
 
-def ended(processes):
+def wait_for_state(folder):
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("outputs/run/*/batches/*/state.npz")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ended(processes, limit=300):
     try:
-        told = [process.communicate(timeout=300) for process in processes]
+        told = [process.communicate(timeout=limit) for process in processes]
     finally:
         for process in processes:
             process.kill()  # nothing, to one that has ended
@@ -76,10 +83,7 @@ def test_two_processes_are_one_run_and_go_on_after_a_signal(tmp_path, monkeypatc
     assert len(files(whole)) == 2
 
     first, second = started(cut, "steps=1500", "execution.save_every=0")
-    deadline = time.monotonic() + 200
-    while not list(cut.glob("outputs/run/*/batches/*/state.npz")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_state(cut)
     first.send_signal(signal.SIGUSR1)
     codes, told = ended([first, second])
     assert codes == [75, 0], told
@@ -132,6 +136,18 @@ def test_a_signal_after_it_was_decided_to_go_on_stops_at_the_next_state(tmp_path
     codes, told = ended(started(tmp_path, "steps=1500"))
     assert codes == [0, 0], told
     assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_an_interrupt_of_one_process_ends_both(tmp_path, process):
+    both = started(tmp_path, "steps=100000", "execution.save_every=0")
+    wait_for_state(tmp_path)
+    both[process].send_signal(signal.SIGINT)
+    codes, told = ended(both, limit=200)  # JAX's own way out waits 300 s for the other
+    assert codes[process] == 130, told
+    assert codes[1 - process] not in (0, 130), told
+    assert told[process][1].strip().splitlines()[-1] == "lmech: interrupted"
 
 
 SLOW = """
