@@ -1,5 +1,7 @@
 """Gradients that stay outer products: of which parameters, and that they are jax's own."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +104,7 @@ def explicit(f, params, x):
 
 def factored(f, params=W, x=X):
     """The parameters whose gradients are outer products, by path."""
-    found = jacobian(f, params, x)
+    found = jax.eval_shape(partial(jacobian, f), params, x)
     leaves = jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, Factored))
     names = trees.named_leaves(params)
     return [name for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Factored)]
@@ -174,7 +176,8 @@ def test_outputs_at_several_positions_of_what_one_vector_decides():
 def test_float32_stays_float32():
     params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (W, X))
     for f, _ in FUNCTIONS.values():
-        assert kernels.empirical_ntk(f, params, x).dtype == jnp.float32
+        kernel = jax.eval_shape(partial(kernels.empirical_ntk, f), params, x)
+        assert kernel.dtype == jnp.float32
 
 
 def test_of_convolutions_and_sequences_only_what_meets_one_vector():
@@ -183,7 +186,7 @@ def test_of_convolutions_and_sequences_only_what_meets_one_vector():
         (transformer(3, width=4, depth=1, head_width=4), DRAWS.integers(0, 3, (2, 5))),
     )
     for (net, x), expected in zip(nets, (["readout/kernel"], []), strict=True):
-        params = net.init(jax.random.key(0), x)["params"]
+        params = jax.eval_shape(net.init, jax.random.key(0), x)["params"]
         assert factored(lambda p, x, net=net: net.apply({"params": p}, x), params, x) == expected
 
 

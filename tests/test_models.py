@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +168,14 @@ def test_outputs_are_one_number_a_class_and_for_tokens_a_position(name):
 @EACH
 def test_every_parameter_gets_a_gradient_but_the_declared_constants_whose_own_is_0(name):
     model, leaves, x = case(name)
-    outputs = run(model, leaves, x)
-    direction = np.random.default_rng(1).normal(size=outputs.shape)
-    gradient = jax.grad(lambda leaves: jnp.vdot(direction, run(model, leaves, x)))(leaves)
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(leaves, x):
+        outputs = run(model, leaves, x)
+        return jnp.vdot(np.random.default_rng(1).normal(size=outputs.shape), outputs)
+
+    gradient = gradient_of(leaves, x)
     constants = chosen(leaves, declared(model).constants)
     assert bool(constants) == any(word in name for word in ("two_layer", "qk-norm", "quadratic"))
     for path, leaf in gradient.items():
@@ -553,8 +559,12 @@ def test_a_model_of_tokens_has_the_precision_of_the_config(dtype):
 @EACH
 def test_the_tangent_kernel_is_that_of_jaxs_jacobian(name):
     model, leaves, x = case(name)
-    J = jax.jit(jax.jacrev(lambda leaves: run(model, leaves, x)))(leaves)
-    rows = run(model, leaves, x).size
+
+    def outputs(leaves, x):
+        return run(model, leaves, x)
+
+    J = jax.jit(jax.jacrev(outputs))(leaves, x)
+    rows = jax.eval_shape(outputs, leaves, x).size
     flat = np.concatenate([np.asarray(leaf).reshape(rows, -1) for leaf in J.values()], axis=1)
-    found = jax.jit(lambda: kernels.empirical_ntk(lambda p, x: run(model, p, x), leaves, x))()
+    found = jax.jit(partial(kernels.empirical_ntk, outputs))(leaves, x)
     np.testing.assert_allclose(found, flat @ flat.T, rtol=1e-9, atol=1e-9 * np.abs(flat).max() ** 2)
